@@ -1,0 +1,1 @@
+"""Analyses: settings in, tidy tables out, and what keeps them (store, manifest)."""

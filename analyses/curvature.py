@@ -1,0 +1,20 @@
+"""Q8: where the implicit formula does not apply, from the inner loop's stationarity and the curvature at its end."""
+
+import pandas as pd
+
+from analyses.analysis import Analysis, analyses
+from analyses.grid import implicit_grid_cells
+
+
+def view(rows: pd.DataFrame) -> pd.DataFrame:
+    """The implicit gradient solved exactly, and by the most CG iterations, beside the curvature it was taken at."""
+    implicit = rows.loc[(rows["estimator"] == "implicit") & (rows["target"] != "exact_solve")]
+    most = implicit["solver_iterations"].max()
+    return implicit.loc[implicit["solver_iterations"].isna() | (implicit["solver_iterations"] == most)]
+
+
+analyses.register("curvature")(
+    Analysis(
+        ("Q8",), "stationarity and extreme eigenvalues beside the implicit gradient's error", implicit_grid_cells, view
+    )
+)

@@ -1,0 +1,286 @@
+"""The shared grid: every gradient of one problem over inner steps and solver iterations, for one seed and one
+arithmetic.
+
+One trajectory is run to the most steps and kept at each step; the linear systems at all ends and tasks are solved as
+one batch, with the solver's iterates kept on the way; the unrolled references of all ends come from one reverse
+sweep. A grid of |steps| x |iterations| cells thus costs about max(steps) inner steps and |steps| solves. The analyses
+are views of its rows.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from analyses.analysis import Cell, Rows, measurements
+from analyses.settings import Settings
+from diagnostics import outcome
+from diagnostics.arithmetic.precision import enter_rows, precision
+from diagnostics.chunks import in_chunks, tasks_that_fit
+from diagnostics.curvature import Spectrum
+from diagnostics.estimators.unrolled_adjoint import UnrolledAdjoint
+from diagnostics.inner import Trajectory, optimizers, run_inner
+from diagnostics.linear.cg import ConjugateGradients
+from diagnostics.linear.dense import Dense
+from diagnostics.meta_gradient import estimators
+from diagnostics.metrics import Distance, distance
+from diagnostics.outcome import Outcome, decode
+from diagnostics.problem import Problem
+from diagnostics.problem_names import build
+from diagnostics.reference import in_float64, minimise, stationary_reference
+from diagnostics.rows import take_rows
+from diagnostics.sweep import Sweep, along_the_path, implicit_at_ends, spectrum_at_ends, warn_where_indefinite
+from diagnostics.theory import chebyshev, convex_bounds, quadratic_prediction
+
+WHOLE_PATH = ("unrolled", "unrolled_adjoint", "first_order")  # estimators that need no linear solver
+SOLVED = 1e-10  # the relative residual at which a linear system counts as solved exactly
+
+
+@dataclass(frozen=True)
+class GridCell:
+    """One cell of work, in plain numbers and names.
+
+    `exact_iterations` and `patience` bound the solve to rounding and the search for the minimiser; up to
+    `dense_below` weights the Hessian is written out, beyond it is Lanczos's and CG's; `chunk` is a number of tasks, 0
+    for as many as fit in memory.
+    """
+
+    problem: str
+    seed: int
+    tasks: int
+    steps: tuple[int, ...]
+    iterations: tuple[int, ...]
+    precision: str = "float64"
+    inner_optimizer: str = "gd"
+    inner_lr: float | None = None
+    strength: float | None = None
+    exact_iterations: int = 1000
+    patience: int = 5000
+    lanczos_iterations: int = 60
+    dense_below: int = 256
+    chunk: int = 0
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What is known at the ends of the loops before any gradient is judged: `(E, B)` each, and the two references."""
+
+    cell: GridCell
+    common: dict[str, object]
+    first_task: int
+    spectrum: Spectrum
+    stationarity: Tensor
+    diverged_at: Tensor
+    references: dict[str, Sweep]
+
+
+def implicit_grid_cells(settings: Settings) -> list[Cell]:
+    """As `grid_cells`, for an analysis of implicit gradients: `ValueError` where a strength is not above 0."""
+    for grid in settings.grids:
+        for name in grid.problems:
+            strength = build(name, strength=grid.strength).strength
+            if strength is not None and not strength > 0:
+                raise ValueError(
+                    f"strength: expected > 0 for an implicit gradient, found {strength:g} for problem {name!r}; "
+                    "without the proximal term the minimiser does not depend on theta (the analysis 'steps' can do without)"
+                )
+    return grid_cells(settings)
+
+
+def grid_cells(settings: Settings) -> list[Cell]:
+    """A cell for each problem, seed and arithmetic of the settings' grids; `ValueError` for a name that is unknown."""
+    cells = []
+    for grid in settings.grids:
+        optimizers[grid.inner_optimizer]
+        for name in grid.problems:
+            build(name)
+        for name in grid.precisions:
+            precision(name)
+        own = {key: value for key, value in asdict(grid).items() if key not in ("problems", "seeds", "precisions")}
+        for problem, seed, arithmetic in product(grid.problems, grid.seeds, grid.precisions):
+            cells.append(Cell.of("grid", GridCell(problem=problem, seed=seed, precision=arithmetic, **own)))
+    return cells
+
+
+@measurements.register("grid")
+def measure_spec(spec: Mapping[str, Any]) -> Rows:
+    """`measure` for a cell as a store spells it."""
+    tuples = {key: tuple(spec[key]) for key in ("steps", "iterations")}
+    return measure(GridCell(**{**spec, **tuples}))
+
+
+def measure(cell: GridCell) -> Rows:
+    """The rows of the grid, without the column `analysis`. Raises `ValueError` for settings that mean nothing."""
+    problem = build(cell.problem, strength=cell.strength, learning_rate=cell.inner_lr)
+    arithmetic = precision(cell.precision)
+    theta = arithmetic.enter(problem.init(cell.seed)).expand(cell.tasks, -1)
+    data = enter_rows(arithmetic, problem.sample(cell.tasks, cell.seed))
+    size = cell.chunk or tasks_that_fit(problem, theta, data, copies=max(*cell.steps, len(cell.steps)))
+
+    def chunk(tasks: slice) -> Rows:
+        optimizer = optimizers[cell.inner_optimizer](problem.learning_rate)
+        loop = run_inner(problem, optimizer, theta[tasks], take_rows(data, tasks), max(cell.steps))
+        return list(_measured(cell, problem, loop, tasks.start))
+
+    return [row for rows in in_chunks(chunk, cell.tasks, size) for row in rows]
+
+
+def _measured(cell: GridCell, problem: Problem, loop: Trajectory, first_task: int) -> Iterator[dict[str, object]]:
+    exact_loop = in_float64(problem, loop)
+    ends = _ends(cell, problem, loop, exact_loop, first_task)
+    for name in WHOLE_PATH:
+        sweep = along_the_path(estimators[name](), problem, loop, cell.steps)
+        yield from _judged(ends, {"estimator": name}, sweep, ends.references)
+    if problem.strength is not None and problem.strength > 0:
+        yield from _implicit(ends, problem, loop, exact_loop)
+        yield from _predicted(ends, problem, exact_loop)
+
+
+def _ends(cell: GridCell, problem: Problem, loop: Trajectory, exact_loop: Trajectory, first_task: int) -> Ends:
+    steps = torch.as_tensor(cell.steps)
+    diverged_at = torch.where(loop.diverged_at <= steps.unsqueeze(-1), loop.diverged_at, -1)
+    unrolled = along_the_path(UnrolledAdjoint(), problem, exact_loop, cell.steps)
+    stationary = stationary_reference(problem, exact_loop, cell.patience)
+    codes = torch.where(stationary.outcome == Outcome.NOT_STATIONARY.code, Outcome.NOT_STATIONARY.code, 0)
+    return Ends(
+        cell=cell,
+        common={
+            "problem": cell.problem,
+            "seed": cell.seed,
+            "inner_optimizer": cell.inner_optimizer,
+            "inner_lr": problem.learning_rate,
+            "strength": problem.strength,
+            "damping": 0.0,
+            "precision": cell.precision,
+            "scaling": "none",
+        },
+        first_task=first_task,
+        spectrum=spectrum_at_ends(
+            problem, exact_loop, cell.steps, iterations=cell.lanczos_iterations, dense_below=cell.dense_below
+        ),
+        stationarity=loop.stationarity[steps],
+        diverged_at=diverged_at,
+        references={
+            "unrolled": replace(unrolled, outcome=torch.zeros_like(unrolled.outcome)),
+            "stationary": replace(
+                unrolled, value=stationary.value.expand_as(unrolled.value), outcome=codes.expand_as(unrolled.outcome)
+            ),
+        },
+    )
+
+
+def _implicit(ends: Ends, problem: Problem, loop: Trajectory, exact_loop: Trajectory) -> Iterator[dict[str, object]]:
+    """The implicit gradients: by CG as released (on past negative curvature), by CG that stops there, and exact."""
+    cell = ends.cell
+    exact_solver = (
+        Dense()
+        if loop.size <= cell.dense_below
+        else ConjugateGradients(cell.exact_iterations, relative_tolerance=1e-12, past_negative_curvature=True)
+    )
+    exact = implicit_at_ends(exact_solver, problem, exact_loop, cell.steps)[-1]
+    solved = exact.solver_residual <= SOLVED
+    reference = replace(
+        exact,
+        value=torch.where(solved.unsqueeze(-1), exact.value, torch.nan),
+        outcome=outcome.where(~solved, Outcome.UNFINISHED),
+    )
+    targets = ends.references | {"exact_solve": reference}
+
+    in_precision = exact if loop is exact_loop else implicit_at_ends(exact_solver, problem, loop, cell.steps)[-1]
+    sweep = warn_where_indefinite(in_precision, ends.spectrum)
+    yield from _judged(ends, {"estimator": "implicit", "solver": "exact"}, sweep, targets)
+
+    most = max(cell.iterations)
+    for name, past in (("cg_unchecked", True), ("cg", False)):
+        solver = ConjugateGradients(most, keep=cell.iterations, past_negative_curvature=past)
+        sweeps = implicit_at_ends(solver, problem, loop, cell.steps)
+        for iterations, sweep in zip(sorted(set(cell.iterations)), sweeps, strict=True):
+            label = {"estimator": "implicit", "solver": name, "solver_iterations": iterations}
+            yield from _judged(ends, label, warn_where_indefinite(sweep, ends.spectrum), targets)
+
+
+def _judged(
+    ends: Ends, label: dict[str, object], sweep: Sweep, targets: dict[str, Sweep]
+) -> Iterator[dict[str, object]]:
+    """One row for each target, end and task."""
+    for target, reference in targets.items():
+        found = distance(sweep.value.flatten(0, 1), reference.value.flatten(0, 1))
+        codes = outcome.graver(sweep.outcome, reference.outcome)
+        yield from _rows(ends, label | {"target": target}, found, sweep, [o.label for o in decode(codes)])
+
+
+def _rows(
+    ends: Ends, label: dict[str, object], found: Distance, sweep: Sweep | None, outcomes: list[str]
+) -> Iterator[dict[str, object]]:
+    steps, tasks = ends.cell.steps, ends.stationarity.shape[1]
+    flat = {
+        "cosine": found.cosine,
+        "cosine_distance": found.cosine_distance,
+        "relative_error": found.relative_error,
+        "norm_ratio": found.norm_ratio,
+        "digits": found.digits,
+        "stationarity": ends.stationarity,
+        "min_eigenvalue": ends.spectrum.smallest,
+        "max_eigenvalue": ends.spectrum.largest,
+    }
+    if sweep is not None:
+        flat["solver_residual"] = sweep.solver_residual
+    columns = {name: values.double().flatten().tolist() for name, values in flat.items()}
+    diverged_at = ends.diverged_at.flatten().tolist()
+    for index, what in enumerate(outcomes):
+        end, task = divmod(index, tasks)
+        counts = {"gradient_count": sweep.gradient_count[end], "hvp_count": sweep.hvp_count[end]} if sweep else {}
+        yield (
+            ends.common
+            | label
+            | {"task": ends.first_task + task, "inner_steps": steps[end], "outcome": what}
+            | {"outcome_step": diverged_at[index] if diverged_at[index] >= 0 else None}
+            | {name: values[index] for name, values in columns.items()}
+            | counts
+        )
+
+
+def _predicted(ends: Ends, problem: Problem, loop: Trajectory) -> Iterator[dict[str, object]]:
+    """The lines that theory gives for this problem, as rows with the outcome `prediction`; see `diagnostics.theory`."""
+    cell = ends.cell
+    shape = ends.stationarity.shape
+    nothing = torch.full(shape, torch.nan, dtype=torch.float64).flatten()
+    outcomes = ["prediction"] * nothing.numel()
+
+    def bound(label: dict[str, object], relative: Tensor) -> Iterator[dict[str, object]]:
+        found = Distance(nothing, nothing, relative.flatten(), nothing, nothing)
+        return _rows(ends, label, found, None, outcomes)
+
+    positive = ends.spectrum.smallest > 0
+    kappa = torch.where(positive, ends.spectrum.largest / ends.spectrum.smallest, torch.nan)
+    for iterations in cell.iterations:
+        label = {"estimator": "bound_cg", "solver": "cg", "solver_iterations": iterations, "target": "exact_solve"}
+        yield from bound(label, chebyshev(kappa, torch.tensor(iterations)))
+
+    constants = problem.constants(loop.data) if problem.constants else None
+    if constants is None or cell.inner_optimizer != "gd":
+        return
+    if bool((constants.hessian_lipschitz == 0).all()):
+        predicted = quadratic_prediction(problem, loop, cell.steps)
+        stationary = predicted.stationary.expand_as(predicted.unrolled)
+        for name, value, target, against in (
+            ("predicted_unrolled", predicted.unrolled, "stationary", stationary),
+            ("predicted_implicit", predicted.implicit, "stationary", stationary),
+            ("predicted_implicit", predicted.implicit, "unrolled", predicted.unrolled),
+        ):
+            found = distance(value.flatten(0, 1), against.flatten(0, 1))
+            yield from _rows(ends, {"estimator": name, "target": target}, found, None, outcomes)
+
+    bounds = convex_bounds(problem, loop, minimise(problem, loop, cell.patience).w)
+    size = ends.references["stationary"].value.norm(dim=-1)
+    if bounds is None:
+        return
+    unrolled = torch.stack([bounds.unrolled(count) for count in cell.steps]) / size
+    yield from bound({"estimator": "bound_unrolled", "target": "stationary"}, unrolled)
+    for iterations in cell.iterations:
+        implicit = torch.stack([bounds.implicit(count, iterations) for count in cell.steps]) / size
+        label = {"estimator": "bound_implicit", "solver": "cg", "solver_iterations": iterations, "target": "stationary"}
+        yield from bound(label, implicit)

@@ -1,0 +1,55 @@
+"""The one table: a measured meta-gradient a row, the same columns in every analysis."""
+
+from collections.abc import Iterable, Mapping
+
+import pandas as pd
+
+COLUMNS: dict[str, str] = {
+    "analysis": "the analysis that the row belongs to",
+    "problem": "the problem, with its parameters where they are not the default",
+    "task": "task number within the seed; -1 where the row speaks of no single task",
+    "seed": "seed of the meta-parameters and of the tasks",
+    "inner_optimizer": "inner optimizer",
+    "inner_steps": "number of inner steps, K",
+    "inner_lr": "size of an inner step",
+    "strength": "strength of the proximal term, lambda",
+    "estimator": "how the meta-gradient was computed, or `predicted_*`, `bound_*` for a line that theory gives",
+    "solver": "linear solver of an implicit estimator",
+    "solver_iterations": "iterations that the solver was allowed",
+    "damping": "damping added to the Hessian in the solve",
+    "precision": "arithmetic of the inner loop and of the estimator",
+    "scaling": "rescaling of the problem",
+    "target": "the exact gradient compared with: unrolled, stationary, or exact_solve (the implicit formula at the "
+    "same point with the linear system solved to rounding)",
+    "cosine": "cosine of the angle to the target",
+    "cosine_distance": "1 - cosine, computed without cancellation",
+    "relative_error": "|estimate - target| / |target|",
+    "norm_ratio": "|estimate| / |target|",
+    "digits": "-log10 of the relative error",
+    "stationarity": "norm of the inner gradient where the loop ended, relative to where it began",
+    "solver_residual": "|b - Hx| / |b| of the linear solve, recomputed",
+    "min_eigenvalue": "smallest eigenvalue of the inner Hessian where the loop ended, proximal term included",
+    "max_eigenvalue": "largest eigenvalue of the same",
+    "outcome": "what became of it; `ok`, a warning, a failure, or `prediction`",
+    "outcome_step": "the inner step at which a loop diverged",
+    "seconds": "wall time",
+    "peak_bytes": "peak memory",
+    "gradient_count": "gradients computed beyond the inner loop's own",
+    "hvp_count": "Hessian-vector products",
+}
+
+TEXT = (
+    "analysis", "problem", "inner_optimizer", "estimator", "solver", "precision", "scaling", "target", "outcome",
+)  # fmt: skip
+WHOLE = ("task", "seed", "inner_steps", "solver_iterations", "outcome_step", "gradient_count", "hvp_count")
+
+
+def tidy(rows: Iterable[Mapping[str, object]]) -> pd.DataFrame:
+    """The rows as the one table: every column, in order and of its kind; `ValueError` for a column nobody knows."""
+    frame = pd.DataFrame(list(rows))
+    strange = [name for name in frame.columns if name not in COLUMNS]
+    if strange:
+        raise ValueError(f"table: expected the columns of analyses.table.COLUMNS, found {', '.join(strange)}")
+    frame = frame.reindex(columns=list(COLUMNS))
+    kinds = {name: "str" if name in TEXT else "Int64" if name in WHOLE else "float64" for name in COLUMNS}
+    return frame.astype(kinds)

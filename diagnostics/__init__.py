@@ -1,0 +1,1 @@
+"""The instrument: problems, the inner loop, meta-gradient estimators, linear solvers, references and metrics."""

@@ -1,0 +1,1 @@
+"""Arithmetics that the same code runs in."""

@@ -1,0 +1,1 @@
+"""Image data sets for few-shot episodes."""

@@ -1,0 +1,1 @@
+"""Meta-gradient estimators, one a file."""

@@ -1,0 +1,96 @@
+"""The derivative of the inner loop by a reverse sweep over its stored states.
+
+With s_(k+1) = Step(s_k, theta), and a_K = d outer / d s_K, the adjoint recursion is
+
+    theta_bar <- theta_bar + (dStep/dtheta)' a_(k+1),    a_k = (dStep/ds_k)' a_(k+1),    k = K-1 ... 0
+
+and at the start theta_bar <- theta_bar + (dstart/dtheta)' a_0. It is the gradient that `unrolled` computes, with the
+graph of one step in memory at a time, and one sweep serves the ends of several loop lengths at once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diagnostics import outcome
+from diagnostics.estimators.unrolled import stray
+from diagnostics.inner import Trajectory, loss_gradient
+from diagnostics.meta_gradient import MetaGradient, estimators, meta_gradient, outer_gradients
+from diagnostics.outcome import Outcome
+from diagnostics.problem import Problem
+
+
+@estimators.register("unrolled_adjoint")
+@dataclass(frozen=True)
+class UnrolledAdjoint:
+    """The unrolled gradient in memory that does not hold the loop's graph: the stored states and one step's graph."""
+
+    def __call__(self, problem: Problem, trajectory: Trajectory) -> MetaGradient:
+        """The meta-gradient at the trajectory's end."""
+        return self.path(problem, trajectory, (trajectory.steps,))[0]
+
+    def path(self, problem: Problem, trajectory: Trajectory, steps: Sequence[int]) -> tuple[MetaGradient, ...]:
+        """The meta-gradients of the loops that end after each of `steps`, in one sweep from the longest.
+
+        One graph a step serves every loop that passes through it; each loop has an adjoint of its own.
+        """
+        ends = {count: trajectory.prefix(count) for count in steps}
+        adjoints: dict[int, Tensor] = {}
+        by_theta: dict[int, Tensor] = {}
+        strayed: dict[int, Tensor] = {}
+        for step in range(max(steps), -1, -1):
+            if step in ends:
+                by_w, by_theta[step] = outer_gradients(problem, ends[step])
+                rest = torch.zeros_like(trajectory.states[0, :, trajectory.size :])
+                adjoints[step] = torch.cat([by_w, rest], dim=-1)
+                strayed[step] = torch.zeros_like(trajectory.outcome, dtype=torch.bool)
+            if step == 0:
+                break
+            replayed = _pull_back(problem, trajectory, step - 1, adjoints, by_theta)
+            strayed = {end: seen | replayed for end, seen in strayed.items()}
+        _pull_back_start(problem, trajectory, adjoints, by_theta)
+        return tuple(
+            meta_gradient(
+                by_theta[count],
+                ends[count],
+                outcome.where(strayed[count], Outcome.REPLAY_DIFFERS),
+                gradient_count=count + 1,
+                hvp_count=count,
+            )
+            for count in steps
+        )
+
+
+def _pull_back(
+    problem: Problem, trajectory: Trajectory, step: int, adjoints: dict[int, Tensor], by_theta: dict[int, Tensor]
+) -> Tensor:
+    """Carry every adjoint from the state after `step + 1` steps to that after `step`; which tasks strayed."""
+    state = trajectory.states[step].detach().requires_grad_()
+    theta = trajectory.theta.detach().requires_grad_()
+    with torch.enable_grad():
+        following = trajectory.optimizer.step(
+            state,
+            lambda w: loss_gradient(problem.inner_loss, w, theta, trajectory.data, graph=True),
+            trajectory.size,
+        )
+    for end, adjoint in adjoints.items():
+        adjoints[end], more = torch.autograd.grad(
+            following, (state, theta), adjoint, retain_graph=True, materialize_grads=True
+        )
+        by_theta[end] = by_theta[end] + more
+    return stray(following, trajectory, step + 1)
+
+
+def _pull_back_start(
+    problem: Problem, trajectory: Trajectory, adjoints: dict[int, Tensor], by_theta: dict[int, Tensor]
+) -> None:
+    """Carry every adjoint from the loop's first state to theta."""
+    theta = trajectory.theta.detach().requires_grad_()
+    with torch.enable_grad():
+        state = trajectory.optimizer.start(problem.start(theta, trajectory.data))
+    for end, adjoint in adjoints.items():
+        if state.requires_grad:
+            (more,) = torch.autograd.grad(state, theta, adjoint, retain_graph=True)
+            by_theta[end] = by_theta[end] + more

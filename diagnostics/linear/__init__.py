@@ -1,0 +1,1 @@
+"""Linear solvers, batched over tasks, one a file."""

@@ -1,0 +1,60 @@
+"""The exact solve, from the Hessian written out: the oracle for the others, and the default for small problems."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diagnostics import outcome
+from diagnostics.outcome import Outcome
+from diagnostics.rows import row_norms
+from diagnostics.solvers import LinearSolution, MatVec, exponent_scale, solvers
+
+LARGEST = 4096  # columns; beyond it one task's matrix alone takes over 128 MiB in float64
+
+
+@solvers.register("dense")
+@dataclass(frozen=True)
+class Dense:
+    """LU solve of the symmetric part of `H + damping I`, whose columns are N Hessian-vector products.
+
+    An indefinite H is solved like any other, and the outcome says `NEGATIVE_CURVATURE`; a singular one says `SINGULAR`.
+    Raises `ValueError` for more than 4096 unknowns.
+    """
+
+    damping: float = 0.0
+
+    def path(self, matvec: MatVec, right_hand_side: Tensor) -> tuple[LinearSolution, ...]:
+        """The one solution there is."""
+        scale = exponent_scale(right_hand_side)
+        b = right_hand_side / scale
+        matrix = written_out(matvec, b) + self.damping * torch.eye(b.shape[1], dtype=b.dtype, device=b.device)
+        usable = (matrix.isfinite().all(-1).all(-1) & b.isfinite().all(-1)).view(-1, 1)
+        safe = torch.where(usable.unsqueeze(-1), matrix, torch.eye(b.shape[1], dtype=b.dtype, device=b.device))
+        factors, pivots, _ = torch.linalg.lu_factor_ex(safe)
+        x = torch.linalg.lu_solve(factors, pivots, torch.where(usable, b, 0.0).unsqueeze(-1)).squeeze(-1)
+
+        diagonal = factors.diagonal(dim1=-2, dim2=-1).abs()
+        eps = torch.finfo(b.dtype).eps
+        _, not_definite = torch.linalg.cholesky_ex(safe)
+        singular = diagonal.amin(-1) <= b.shape[1] * eps * diagonal.amax(-1)  # a pivot of zero too, where x is infinite
+        codes = outcome.graver(
+            outcome.where(not_definite > 0, Outcome.NEGATIVE_CURVATURE),
+            outcome.where(singular, Outcome.SINGULAR),
+            outcome.where(~usable.squeeze(-1) | (~x.isfinite().all(-1) & ~singular), Outcome.NOT_FINITE),
+        )
+        residual = row_norms(b - (safe @ x.unsqueeze(-1)).squeeze(-1))
+        b_norm = row_norms(b)
+        relative = torch.where(b_norm > 0, residual / torch.where(b_norm > 0, b_norm, 1.0), 0.0)
+        value = torch.where(usable, x * scale, torch.nan)
+        return (LinearSolution(value, codes, relative, 0, b.shape[1]),)
+
+
+def written_out(matvec: MatVec, like: Tensor) -> Tensor:
+    """The symmetric matrix `(B, N, N)` behind a product, column by column; `like (B, N)` gives shape and arithmetic."""
+    size = like.shape[1]
+    if size > LARGEST:
+        raise ValueError(f"dense: expected at most {LARGEST} unknowns, found {size}; use the solver 'cg'")
+    unit = torch.eye(size, dtype=like.dtype, device=like.device)
+    matrix = torch.stack([matvec(unit[column].expand_as(like)) for column in range(size)], dim=-1)
+    return (matrix + matrix.mT) / 2

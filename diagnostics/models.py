@@ -1,0 +1,109 @@
+"""Networks over flat weights, natively batched: `w (B, N)`, inputs `(B, n, ...)` -> outputs `(B, n, C)`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod, sqrt
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from diagnostics.checks import one_of
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu}
+INITIALISATIONS = ("fan_in", "torch")
+NORMS = ("batch", "none")
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network by its flat weights: `apply(w (B, N), x) -> (B, n, C)`; `init(seed) -> (N,)` in float64."""
+
+    size: int
+    init: Callable[[int], Tensor]
+    apply: Callable[[Tensor, Tensor], Tensor]
+
+
+def mlp(widths: tuple[int, ...], activation: str = "tanh", initialisation: str = "fan_in") -> Network:
+    """A multilayer perceptron, `widths` from input to output; inputs `(B, n, widths[0])`.
+
+    `fan_in` draws weights from N(0, 1/fan-in) with zero biases; `torch` draws both from U(-1, 1)/sqrt(fan-in), as
+    `torch.nn.Linear` does.
+    """
+    act = ACTIVATIONS[one_of("activation", activation, tuple(ACTIVATIONS))]
+    one_of("initialisation", initialisation, INITIALISATIONS)
+    pairs = list(zip(widths, widths[1:], strict=False))
+    shapes = [shape for fan_in, fan_out in pairs for shape in ((fan_out, fan_in), (fan_out,))]
+
+    def apply(w: Tensor, x: Tensor) -> Tensor:
+        pieces = _split(w, shapes)
+        for layer in range(len(pairs)):
+            weight, bias = pieces[2 * layer], pieces[2 * layer + 1]
+            x = torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
+            if layer < len(pairs) - 1:
+                x = act(x)
+        return x
+
+    def init(seed: int) -> Tensor:
+        rng = np.random.default_rng(seed)
+        pieces = []
+        for fan_in, fan_out in pairs:
+            if initialisation == "torch":
+                pieces += [rng.uniform(-1, 1, n) / sqrt(fan_in) for n in (fan_out * fan_in, fan_out)]
+            else:
+                pieces += [rng.standard_normal(fan_out * fan_in) / sqrt(fan_in), np.zeros(fan_out)]
+        return torch.from_numpy(np.concatenate(pieces))
+
+    return Network(sum(map(prod, shapes)), init, apply)
+
+
+def conv4(ways: int, channels: int = 1, width: int = 64, norm: str = "batch", side: int = 28) -> Network:
+    """Four blocks of 3x3 convolution, batch norm, ReLU and 2x2 max-pool, then a linear layer; inputs `(B, n,
+    channels, side, side)`.
+
+    `batch` normalises with the statistics of the batch at hand, at query time too, and keeps none (transductive, as
+    MAML does); `none` leaves the norm out. Tasks are groups of one grouped convolution: with one task it is the plain
+    one. Weights are N(0, 2/fan-in), biases zero, the norm's scale one. ReLU and max-pool have kinks.
+    """
+    one_of("norm", norm, NORMS)
+    normed = norm == "batch"
+    shapes: list[tuple[int, ...]] = []
+    for block in range(4):
+        shapes += [(width, channels if block == 0 else width, 3, 3), (width,)]
+        shapes += [(width,), (width,)] if normed else []
+    features = width * max(side // 16, 1) ** 2
+    shapes += [(ways, features), (ways,)]
+
+    def apply(w: Tensor, x: Tensor) -> Tensor:
+        tasks, images = x.shape[:2]
+        pieces = iter(_split(w, shapes))
+        h = x.transpose(0, 1).reshape(images, tasks * channels, side, side)  # a task's channels side by side
+        for _ in range(4):
+            kernel, bias = next(pieces), next(pieces)
+            h = functional.conv2d(h, kernel.flatten(0, 1), bias.flatten(), padding=1, groups=tasks)
+            if normed:
+                scale, shift = next(pieces), next(pieces)
+                h = functional.batch_norm(h, None, None, scale.flatten(), shift.flatten(), training=True)
+            h = functional.max_pool2d(torch.relu(h), 2)
+        h = h.reshape(images, tasks, features).transpose(0, 1)
+        weight, bias = next(pieces), next(pieces)
+        return torch.baddbmm(bias.unsqueeze(1), h, weight.mT)
+
+    def init(seed: int) -> Tensor:
+        rng = np.random.default_rng(seed)
+        pieces = []
+        for block in range(4):
+            kernel = shapes[block * (4 if normed else 2)]
+            pieces += [rng.standard_normal(prod(kernel)) * sqrt(2 / prod(kernel[1:])), np.zeros(width)]
+            pieces += [np.ones(width), np.zeros(width)] if normed else []
+        pieces += [rng.standard_normal(ways * features) / sqrt(features), np.zeros(ways)]
+        return torch.from_numpy(np.concatenate(pieces))
+
+    return Network(sum(map(prod, shapes)), init, apply)
+
+
+def _split(w: Tensor, shapes: list[tuple[int, ...]]) -> list[Tensor]:
+    """The flat rows `(B, N)` cut into tensors `(B, *shape)`."""
+    pieces = w.split([prod(shape) for shape in shapes], dim=-1)
+    return [piece.reshape(len(w), *shape) for piece, shape in zip(pieces, shapes, strict=True)]

@@ -1,0 +1,1 @@
+"""Inner optimizers, one a file."""

@@ -1,0 +1,75 @@
+"""Outcomes: what became of one task's computation, batched as integer codes, each with advice for the user."""
+
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+
+class Outcome(Enum):
+    """What happened, and what to do about it; in order of gravity, so that the graver of two is their maximum."""
+
+    OK = ("ok", "")
+    UNFINISHED = (
+        "solver unfinished",
+        "The linear solver used all its iterations before it met its tolerance; allow more iterations.",
+    )
+    INDEFINITE = (
+        "indefinite",
+        "The inner Hessian has a negative eigenvalue here, so this is no minimum and the implicit formula does not "
+        "apply; take more inner steps or a larger strength.",
+    )
+    NEGATIVE_CURVATURE = (
+        "negative curvature",
+        "Conjugate gradients met a direction of negative curvature: the inner Hessian is indefinite and the implicit "
+        "formula does not apply; take more inner steps or a larger strength.",
+    )
+    SINGULAR = ("singular", "The inner Hessian is singular to working precision; add damping or a larger strength.")
+    NOT_STATIONARY = (
+        "no minimiser",
+        "No minimiser was reached from where the inner loop ended, so there is no stationary gradient to compare "
+        "with; take more inner steps, or smooth the loss (relu and max-pool have kinks).",
+    )
+    REPLAY_DIFFERS = (
+        "replay differs",
+        "The loop that was rerun for its graph left the recorded states; the inner loss is not deterministic.",
+    )
+    NOT_FINITE = ("not finite", "The gradient overflowed or is not a number although the inner loop is finite.")
+    DIVERGED = ("diverged", "The inner loop overflowed; take a smaller inner step.")
+
+    def __init__(self, label: str, advice: str) -> None:
+        """Give the member its short label and its advice."""
+        self.label = label
+        self.advice = advice
+
+    @property
+    def code(self) -> int:
+        """The integer that stands for this outcome in a tensor; larger is graver."""
+        return _CODES[self]
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is no number that means anything (as against a number with a warning)."""
+        return self.code >= Outcome.SINGULAR.code
+
+
+_MEMBERS = tuple(Outcome)
+_CODES = {outcome: code for code, outcome in enumerate(_MEMBERS)}
+
+
+def decode(codes: Tensor) -> list[Outcome]:
+    """The outcomes that a flat tensor of codes stands for."""
+    return [_MEMBERS[code] for code in codes.flatten().tolist()]
+
+
+def where(condition: Tensor, outcome: Outcome) -> Tensor:
+    """Codes `(...)`: `outcome` where the condition holds, `OK` elsewhere."""
+    return torch.where(condition, outcome.code, Outcome.OK.code)
+
+
+def graver(*codes: Tensor) -> Tensor:
+    """The graver outcome, element by element, of tensors of codes that broadcast."""
+    worst = codes[0]
+    for other in codes[1:]:
+        worst = torch.maximum(worst, other)
+    return worst

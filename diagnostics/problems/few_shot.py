@@ -1,0 +1,58 @@
+"""Few-shot image classification with the four-block network of MAML, on the embedded glyphs."""
+
+from torch import Tensor
+from torch.nn import functional
+
+from diagnostics.checks import one_of, positive, whole_number
+from diagnostics.data import episodes, glyphs
+from diagnostics.models import NORMS, conv4
+from diagnostics.problem import Problem, proximal
+from diagnostics.problem_names import problems
+from diagnostics.rows import Data
+
+
+@problems.register("few_shot")
+def few_shot(
+    ways: int = 5,
+    shots: int = 1,
+    queries: int = 5,
+    split: str = "train",
+    width: int = 64,
+    norm: str = "batch",
+    strength: float = 2.0,
+    learning_rate: float = 0.1,
+) -> Problem:
+    """Cross-entropy of a Conv4 on an episode's support images, plus `strength/2 |w - theta|^2`; on its query images.
+
+    An episode has `ways` classes of 28 x 28 glyphs with `shots` support and `queries` query images each. `norm` is
+    `batch` (statistics of the batch at hand, so the query is seen transductively) or `none`; `width` is the number of
+    filters. Strength and inner step are those of iMAML's released Omniglot command.
+    """
+    for name, count in (("ways", ways), ("shots", shots), ("queries", queries), ("width", width)):
+        whole_number(f"few_shot: {name}", count, 1)
+    positive("few_shot: learning_rate", learning_rate)
+    one_of("few_shot: norm", norm, NORMS)
+    one_of("few_shot: split", split, glyphs.SPLITS)
+    network = conv4(ways, width=width, norm=norm)
+
+    def loss(prefix: str):
+        def cross_entropy(w: Tensor, theta: Tensor, data: Data) -> Tensor:
+            scores = network.apply(w, data[f"{prefix}_images"])
+            labels = data[f"{prefix}_labels"]
+            each = functional.cross_entropy(scores.flatten(0, 1), labels.flatten(), reduction="none")
+            return each.view(labels.shape).mean(-1)
+
+        return cross_entropy
+
+    def sample(tasks: int, seed: int) -> dict[str, Tensor]:
+        return episodes.draw(glyphs.load(split), tasks, ways, shots, queries, seed)
+
+    return Problem(
+        name="few_shot",
+        inner_loss=proximal(loss("support"), strength),
+        outer_loss=loss("query"),
+        init=network.init,
+        sample=sample,
+        strength=strength,
+        learning_rate=learning_rate,
+    )

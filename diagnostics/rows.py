@@ -1,0 +1,30 @@
+"""Rows: one a task, in every tensor; what is done to all rows of a batch at once."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+Data = Mapping[str, Tensor]  # names to tensors whose leading dimension is the batch
+
+
+def row_norms(x: Tensor) -> Tensor:
+    """Euclidean norms `(B,)` of the rows of `x (B, N)`, safe from overflow and underflow of the squares."""
+    scale = x.abs().amax(-1, keepdim=True)
+    unit = torch.where((scale > 0) & scale.isfinite(), scale, 1.0)
+    return ((x / unit) ** 2).sum(-1).sqrt() * unit.squeeze(-1)
+
+
+def repeat_rows(data: Data, times: int) -> dict[str, Tensor]:
+    """The rows of every tensor, all of them `times` over: `(B, ...) -> (times * B, ...)`."""
+    return {key: value.repeat(times, *[1] * (value.dim() - 1)) for key, value in data.items()}
+
+
+def take_rows(data: Data, rows: slice) -> dict[str, Tensor]:
+    """The same rows of every tensor."""
+    return {key: value[rows] for key, value in data.items()}
+
+
+def convert_rows(data: Data, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The floating-point tensors in another dtype; whole numbers (labels) as they are."""
+    return {key: value.to(dtype) if value.is_floating_point() else value for key, value in data.items()}
