@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -17,13 +17,10 @@ if TYPE_CHECKING:  # the imports that take seconds are made inside the commands,
 ANALYSES = ("steps", "cg", "surface", "curvature")
 
 
-class Refusal(click.ClickException):
-    """An error in one line, with its exit code."""
-
-    def __init__(self, message: str, exit_code: int = 2) -> None:
-        """Take the line and the code."""
-        super().__init__(" ".join(message.split()))
-        self.exit_code = exit_code
+def refuse(message: str, exit_code: int = 2) -> NoReturn:
+    """End the command with one line on stderr."""
+    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    sys.exit(exit_code)
 
 
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -41,8 +38,8 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
 
             if isinstance(error, OSError):
                 named = f"{error.filename}: " if error.filename else ""
-                raise Refusal(f"{named}{error.strerror or error}; choose another folder with --out") from None
-            raise Refusal(str(error), 3 if isinstance(error, Unreadable | Unusable) else 2) from None
+                refuse(f"{named}{error.strerror or error}; choose another folder with --out")
+            refuse(str(error), 3 if isinstance(error, Unreadable | Unusable) else 2)
         except KeyboardInterrupt:
             click.echo("interrupted; the same command goes on from here", err=True)
             sys.exit(130)
@@ -111,7 +108,7 @@ def run(analysis: str, **options: Any) -> None:
     from diagnostics.registry import unknown
 
     if analysis not in ANALYSES:
-        raise Refusal(unknown("analysis", analysis, ANALYSES))
+        refuse(unknown("analysis", analysis, ANALYSES))
     _measure((analysis,), **options)
 
 
@@ -167,7 +164,7 @@ def list_(kind: str | None) -> None:
         "columns": COLUMNS,
     }  # fmt: skip
     if kind is not None and kind not in kinds:
-        raise Refusal(unknown("kind", kind, tuple(kinds)))
+        refuse(unknown("kind", kind, tuple(kinds)))
     for title in [kind] if kind else [name for name in kinds if name != "columns"]:
         click.echo(f"{title}:")
         for name, about in kinds[title].items():

@@ -49,9 +49,7 @@ def findings() -> list[Finding]:
             product_error < 1e-6,
             "TF32 or another short format is used in matrix products; unset the environment variables that force it",
         ),
-        Finding(
-            "fused multiply-add in a*b+c", _said(_contracts()), not _contracts(), "error-free products would break"
-        ),
+        Finding("addcmul uses a fused multiply-add", _said(_fused())),
         Finding("CUDA", "present" if torch.cuda.is_available() else "none; everything runs on the CPU"),
     ]
 

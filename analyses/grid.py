@@ -85,7 +85,7 @@ def implicit_grid_cells(settings: Settings) -> list[Cell]:
             if strength is not None and not strength > 0:
                 raise ValueError(
                     f"strength: expected > 0 for an implicit gradient, found {strength:g} for problem {name!r}; "
-                    "without the proximal term the minimiser does not depend on theta (the analysis 'steps' can do without)"
+                    "without the proximal term the minimiser does not depend on theta; the analysis 'steps' needs none"
                 )
     return grid_cells(settings)
 

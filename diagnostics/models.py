@@ -11,7 +11,12 @@ from torch.nn import functional
 
 from diagnostics.checks import one_of
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "softplus": functional.softplus,
+}
+POOLS: dict[str, Callable[[Tensor, int], Tensor]] = {"max": functional.max_pool2d, "average": functional.avg_pool2d}
 INITIALISATIONS = ("fan_in", "torch")
 NORMS = ("batch", "none")
 
@@ -58,16 +63,26 @@ def mlp(widths: tuple[int, ...], activation: str = "tanh", initialisation: str =
     return Network(sum(map(prod, shapes)), init, apply)
 
 
-def conv4(ways: int, channels: int = 1, width: int = 64, norm: str = "batch", side: int = 28) -> Network:
-    """Four blocks of 3x3 convolution, batch norm, ReLU and 2x2 max-pool, then a linear layer; inputs `(B, n,
-    channels, side, side)`.
+def conv4(
+    ways: int,
+    channels: int = 1,
+    width: int = 64,
+    norm: str = "batch",
+    activation: str = "relu",
+    pool: str = "max",
+    side: int = 28,
+) -> Network:
+    """Four blocks of 3x3 convolution, norm, activation and 2x2 pool, then a linear layer.
 
-    `batch` normalises with the statistics of the batch at hand, at query time too, and keeps none (transductive, as
+    Inputs are `(B, n, channels, side, side)`. `batch` normalises with the statistics of the batch at hand, at query time too, and keeps none (transductive, as
     MAML does); `none` leaves the norm out. Tasks are groups of one grouped convolution: with one task it is the plain
-    one. Weights are N(0, 2/fan-in), biases zero, the norm's scale one. ReLU and max-pool have kinks.
+    one. Weights are Xavier-uniform with gain 1.73 and biases uniform in [0, 0.05], as in iMAML's released network: with
+    zero biases a black background would sit on the kink of the ReLU.
     """
     one_of("norm", norm, NORMS)
     normed = norm == "batch"
+    act = ACTIVATIONS[one_of("activation", activation, tuple(ACTIVATIONS))]
+    pooled = POOLS[one_of("pool", pool, tuple(POOLS))]
     shapes: list[tuple[int, ...]] = []
     for block in range(4):
         shapes += [(width, channels if block == 0 else width, 3, 3), (width,)]
@@ -85,7 +100,7 @@ def conv4(ways: int, channels: int = 1, width: int = 64, norm: str = "batch", si
             if normed:
                 scale, shift = next(pieces), next(pieces)
                 h = functional.batch_norm(h, None, None, scale.flatten(), shift.flatten(), training=True)
-            h = functional.max_pool2d(torch.relu(h), 2)
+            h = pooled(act(h), 2)
         h = h.reshape(images, tasks, features).transpose(0, 1)
         weight, bias = next(pieces), next(pieces)
         return torch.baddbmm(bias.unsqueeze(1), h, weight.mT)
@@ -95,12 +110,18 @@ def conv4(ways: int, channels: int = 1, width: int = 64, norm: str = "batch", si
         pieces = []
         for block in range(4):
             kernel = shapes[block * (4 if normed else 2)]
-            pieces += [rng.standard_normal(prod(kernel)) * sqrt(2 / prod(kernel[1:])), np.zeros(width)]
+            pieces += [xavier(rng, kernel), rng.uniform(0, 0.05, width)]
             pieces += [np.ones(width), np.zeros(width)] if normed else []
-        pieces += [rng.standard_normal(ways * features) / sqrt(features), np.zeros(ways)]
+        pieces += [xavier(rng, (ways, features)), rng.uniform(0, 0.05, ways)]
         return torch.from_numpy(np.concatenate(pieces))
 
     return Network(sum(map(prod, shapes)), init, apply)
+
+
+def xavier(rng: np.random.Generator, shape: tuple[int, ...], gain: float = 1.73) -> np.ndarray:
+    """Weights uniform in +-gain sqrt(6 / (fan-in + fan-out)), flat (Glorot and Bengio 2010)."""
+    fan_in, fan_out = prod(shape[1:]), prod(shape) // shape[1]
+    return rng.uniform(-1, 1, prod(shape)) * gain * sqrt(6 / (fan_in + fan_out))
 
 
 def _split(w: Tensor, shapes: list[tuple[int, ...]]) -> list[Tensor]:

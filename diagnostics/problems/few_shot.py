@@ -19,6 +19,8 @@ def few_shot(
     split: str = "train",
     width: int = 64,
     norm: str = "batch",
+    activation: str = "relu",
+    pool: str = "max",
     strength: float = 2.0,
     learning_rate: float = 0.1,
 ) -> Problem:
@@ -26,14 +28,15 @@ def few_shot(
 
     An episode has `ways` classes of 28 x 28 glyphs with `shots` support and `queries` query images each. `norm` is
     `batch` (statistics of the batch at hand, so the query is seen transductively) or `none`; `width` is the number of
-    filters. Strength and inner step are those of iMAML's released Omniglot command.
+    filters. ReLU and max-pool are what the literature uses, and have kinks; `activation=tanh,pool=average` is the smooth
+    network to compare with. Strength and inner step are those of iMAML's released Omniglot command.
     """
     for name, count in (("ways", ways), ("shots", shots), ("queries", queries), ("width", width)):
         whole_number(f"few_shot: {name}", count, 1)
     positive("few_shot: learning_rate", learning_rate)
     one_of("few_shot: norm", norm, NORMS)
     one_of("few_shot: split", split, glyphs.SPLITS)
-    network = conv4(ways, width=width, norm=norm)
+    network = conv4(ways, width=width, norm=norm, activation=activation, pool=pool)
 
     def loss(prefix: str):
         def cross_entropy(w: Tensor, theta: Tensor, data: Data) -> Tensor:
