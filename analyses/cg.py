@@ -3,12 +3,13 @@
 import pandas as pd
 
 from analyses.analysis import Analysis, analyses
+from analyses.finest import in_finest_arithmetic
 from analyses.grid import implicit_grid_cells
 
 
 def view(rows: pd.DataFrame) -> pd.DataFrame:
-    """The implicit gradients and the bounds on them, against both references and against the exact solve."""
-    return rows.loc[rows["estimator"].isin(["implicit", "bound_cg", "bound_implicit"])]
+    """The implicit gradients and the bounds on them, against all targets, in the problem's finest arithmetic."""
+    return in_finest_arithmetic(rows.loc[rows["estimator"].isin(["implicit", "bound_cg", "bound_implicit"])])
 
 
 analyses.register("cg")(

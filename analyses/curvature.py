@@ -3,14 +3,16 @@
 import pandas as pd
 
 from analyses.analysis import Analysis, analyses
+from analyses.finest import in_finest_arithmetic
 from analyses.grid import implicit_grid_cells
 
 
 def view(rows: pd.DataFrame) -> pd.DataFrame:
     """The implicit gradient solved exactly, and by the most CG iterations, beside the curvature it was taken at."""
     implicit = rows.loc[(rows["estimator"] == "implicit") & (rows["target"] != "exact_solve")]
-    most = implicit["solver_iterations"].max()
-    return implicit.loc[implicit["solver_iterations"].isna() | (implicit["solver_iterations"] == most)]
+    most = implicit.groupby("problem")["solver_iterations"].transform("max")
+    ends = implicit.loc[implicit["solver_iterations"].isna() | (implicit["solver_iterations"] == most)]
+    return in_finest_arithmetic(ends)
 
 
 analyses.register("curvature")(

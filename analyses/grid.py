@@ -156,6 +156,7 @@ def _ends(cell: GridCell, problem: Problem, loop: Trajectory, exact_loop: Trajec
             "damping": 0.0,
             "precision": cell.precision,
             "scaling": "none",
+            "chunk": len(loop.theta),
         },
         first_task=first_task,
         spectrum=spectrum_at_ends(

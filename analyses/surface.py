@@ -3,14 +3,14 @@
 import pandas as pd
 
 from analyses.analysis import Analysis, analyses
+from analyses.finest import in_finest_arithmetic
 from analyses.grid import implicit_grid_cells
 
 
 def view(rows: pd.DataFrame) -> pd.DataFrame:
     """Conjugate gradients at every step and iteration, against both references, in the problem's finest arithmetic."""
-    finest = rows.groupby("problem")["precision"].transform("max")  # float32 < float64 in the alphabet too
     iterated = rows["solver"].isin(["cg", "cg_unchecked"]) & (rows["estimator"] == "implicit")
-    return rows.loc[iterated & (rows["precision"] == finest) & (rows["target"] != "exact_solve")]
+    return in_finest_arithmetic(rows.loc[iterated & (rows["target"] != "exact_solve")])
 
 
 analyses.register("surface")(

@@ -34,6 +34,7 @@ COLUMNS: dict[str, str] = {
     "outcome_step": "the inner step at which a loop diverged",
     "seconds": "wall time",
     "peak_bytes": "peak memory",
+    "chunk": "number of tasks computed together",
     "gradient_count": "gradients computed beyond the inner loop's own",
     "hvp_count": "Hessian-vector products",
 }
@@ -41,7 +42,7 @@ COLUMNS: dict[str, str] = {
 TEXT = (
     "analysis", "problem", "inner_optimizer", "estimator", "solver", "precision", "scaling", "target", "outcome",
 )  # fmt: skip
-WHOLE = ("task", "seed", "inner_steps", "solver_iterations", "outcome_step", "gradient_count", "hvp_count")
+WHOLE = ("task", "seed", "inner_steps", "solver_iterations", "outcome_step", "chunk", "gradient_count", "hvp_count")
 
 
 def tidy(rows: Iterable[Mapping[str, object]]) -> pd.DataFrame:

@@ -38,8 +38,8 @@ NEWTON_STEPS = 20
 class Minimiser:
     """Where the inner loop tends: `w (B, N)`, `outcome (B,)` codes, `residual (B,)`.
 
-    The residual is `|d inner/dw|` relative to `|d inner/dw at the start| + |H| |w|`, the size of what may cancel in it (`|H w|`
-    would not do: where H is ill-conditioned and w lies along its least eigenvectors, rounding alone exceeds any multiple of it).
+    The residual is `|d inner/dw|` relative to `|d inner/dw at the start| + |H| |w|`, the size of what may cancel in it.
+    (`|H w|` would not do: where w lies along the least eigenvectors of an ill-conditioned H, rounding exceeds it.)
     """
 
     w: Tensor

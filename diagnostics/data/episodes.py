@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diagnostics.checks import positive, whole_number
+from diagnostics.chunks import in_chunks
 from diagnostics.draws import stream
 
 _MOVES = ("rotation", "scale", "shear", "shift_x", "shift_y")
@@ -140,14 +141,15 @@ def _moved(
     images: NDArray[np.uint8], rows: NDArray[np.int64], moves: NDArray[np.float64], size: int, jitter: Jitter
 ) -> Tensor:
     """Those rows of the images, moved, then averaged down: (M, C, size, size); moves (M, 5) lie in [0, 1)."""
-    parts = []
-    for first in range(0, len(rows), _CHUNK):
-        some = torch.from_numpy(images[rows[first : first + _CHUNK]]).to(torch.float64) / 255
+
+    def seen(chunk: slice) -> Tensor:
+        some = torch.from_numpy(images[rows[chunk]]).to(torch.float64) / 255
         some = some if some.ndim == 4 else some[:, None]
-        grid = _grid(torch.from_numpy(moves[first : first + _CHUNK]), some.shape[-2], some.shape[-1], jitter)
-        seen = F.grid_sample(some, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        parts.append(F.adaptive_avg_pool2d(seen, size).clamp(0, 1))  # bilinear weights sum to 1 up to rounding
-    return torch.cat(parts)
+        grid = _grid(torch.from_numpy(moves[chunk]), some.shape[-2], some.shape[-1], jitter)
+        moved = F.grid_sample(some, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        return F.adaptive_avg_pool2d(moved, size).clamp(0, 1)  # bilinear weights sum to 1 up to rounding
+
+    return torch.cat(in_chunks(seen, len(rows), _CHUNK))
 
 
 def _grid(moves: Tensor, height: int, width: int, jitter: Jitter) -> Tensor:

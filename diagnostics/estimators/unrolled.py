@@ -24,7 +24,7 @@ class Unrolled:
         """The meta-gradient at the trajectory's end."""
         theta = trajectory.theta.detach().requires_grad_()
         with torch.enable_grad():
-            # The clone is for a `start` that returns theta itself: d/dw at w_0 would pick up the loss's own use of theta.
+            # Cloned for a `start` that returns theta itself: d/dw at w_0 would pick up the loss's own use of theta.
             state = trajectory.optimizer.start(problem.start(theta, trajectory.data).clone())
             strayed = stray(state, trajectory, 0)
             for step in range(trajectory.steps):

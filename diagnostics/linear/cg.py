@@ -9,8 +9,8 @@ Differences from the textbook, and from the versions inside meta-learning librar
    not improve;
 4. a direction with p'Hp <= 0 is an outcome;
 5. damping is a named argument and zero unless asked for;
-6. a row whose recursion's residual has fallen to eps^2 |b| is frozen whatever the tolerance: x cannot change any more, and
-   going on would end in underflow, where p'Hp <= 0 says nothing about H.
+6. a row whose recursion's residual has fallen to eps^2 |b| is frozen whatever the tolerance: x cannot change any more,
+   and going on would end in underflow, where p'Hp <= 0 says nothing about H.
 """
 
 from dataclasses import dataclass
@@ -69,7 +69,7 @@ class ConjugateGradients:
 
         x, r, p = torch.zeros_like(b), b, b
         rr = (r * r).sum(-1)
-        # A step from |r| <= eps^2 |b| moves x by at most |r| / mu <= eps |x|, for any H not singular to working precision.
+        # From |r| <= eps^2 |b| on, x moves by at most |r| / mu <= eps |x|, for any H not singular to working precision.
         done = torch.maximum(tolerance, torch.finfo(b.dtype).eps ** 2 * b_norm)
         frozen = ~(rr.sqrt() > done)  # also a zero right-hand side, and one that is not finite
         negative = torch.zeros_like(frozen)

@@ -1,0 +1,104 @@
+"""Settings: merged in the stated order, and every mistake told in one line."""
+
+from pathlib import Path
+
+import pytest
+
+from analyses.settings import Unreadable, as_json, differences, fingerprint, presets, read_file, resolve
+
+ALL = ("steps", "cg", "surface", "curvature")
+
+
+def test_every_preset_resolves_to_problems_that_exist() -> None:
+    from analyses.run import cells_of
+
+    assert {"smoke", "quick", "full"} <= set(presets())
+    for name in presets():
+        assert cells_of(resolve(ALL, name, {}, {}))
+
+
+def test_flags_win_over_the_file_and_the_file_over_the_preset() -> None:
+    settings = resolve(ALL, "smoke", {"tasks": 7, "steps": [3]}, {"tasks": 9, "steps": None})
+    assert {grid.tasks for grid in settings.grids} == {9}
+    assert {grid.steps for grid in settings.grids} == {(3,)}
+    assert {grid.seeds for grid in settings.grids} == {grid.seeds for grid in resolve(ALL, "smoke", {}, {}).grids}
+
+
+def test_a_files_grids_replace_the_presets() -> None:
+    grid = {"problems": ["logistic"], "steps": [5, 1, 5], "iterations": [2], "tasks": 2, "seeds": [0]}
+    (only,) = resolve(ALL, "quick", {"grid": [grid]}, {}).grids
+    assert only.problems == ("logistic",)
+    assert only.steps == (1, 5)  # sorted, each once
+
+
+def test_a_chosen_problem_takes_the_grid_that_names_it() -> None:
+    (grid,) = resolve(ALL, "quick", {}, {}, ("few_shot[width=8]",)).grids
+    named = next(g for g in resolve(ALL, "quick", {}, {}).grids if any("few_shot" in name for name in g.problems))
+    assert grid.problems == ("few_shot[width=8]",)
+    assert grid.tasks == named.tasks
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        ({"tasks": 0}, "tasks: input should be greater than or equal to 1, found 0"),
+        ({"tasks": 2.5}, "tasks: input should be a valid integer, found 2.5"),
+        ({"tasks": True}, "tasks: input should be a valid integer, found True"),
+        ({"steps": (-1,)}, "steps: input should be greater than or equal to 0, found -1"),
+        ({"iterations": (0,)}, "iterations: input should be greater than or equal to 1, found 0"),
+        ({"steps": ()}, "steps: tuple should have at least 1 item"),
+        ({"inner_lr": float("nan")}, "inner_lr"),
+        ({"strength": -1.0}, "strength: input should be greater than or equal to 0, found -1.0"),
+        ({"setps": (1,)}, "unknown entry 'setps'; did you mean 'steps'?"),
+    ],
+)
+def test_a_wrong_entry_is_named_with_what_was_expected(flags: dict, line: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        resolve(ALL, "smoke", {}, flags)
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_steps_are_allowed() -> None:
+    assert resolve(ALL, "smoke", {}, {"steps": (0, 1)}).grids[0].steps == (0, 1)
+
+
+def test_every_mistake_is_told_at_once() -> None:
+    with pytest.raises(ValueError, match="tasks.*inner_lr"):
+        resolve(ALL, "smoke", {}, {"tasks": 0, "inner_lr": -1.0})
+
+
+HOSTILE = {
+    "not toml": b"steps = [1,",
+    "binary": bytes(range(256)) * 4,
+    "deep": b"a = " + b"[" * 100_000,
+    "long number": b"tasks = " + b"9" * 10_000,
+    "large": b"# " + b"x" * (1 << 21),
+    "twice": b"tasks = 1\ntasks = 2\n",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_file_that_cannot_be_read_says_so_in_one_line(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_bytes(HOSTILE[name])
+    with pytest.raises(Unreadable) as caught:
+        read_file(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder"])
+def test_a_file_that_is_none(kind: str, tmp_path: Path) -> None:
+    path = tmp_path if kind == "folder" else tmp_path / "nothing.toml"
+    with pytest.raises(Unreadable, match="a folder" if kind == "folder" else "nothing there"):
+        read_file(path)
+
+
+def test_fingerprints_and_differences_see_every_change() -> None:
+    one, two = (as_json(resolve(ALL, "smoke", {}, {"tasks": n})) for n in (3, 4))
+    assert fingerprint(one) == fingerprint(as_json(resolve(ALL, "smoke", {}, {"tasks": 3})))
+    assert fingerprint(one) != fingerprint(two)
+    assert differences(one, one) == []
+    assert differences(one, two) == ["grids[0].tasks: 3 -> 4"]

@@ -1,0 +1,225 @@
+"""The commands as a user types them: what they print, their exit codes, and what they leave behind."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+
+import cli
+
+ROOT = Path(__file__).parent.parent
+TINY = ("--problem", "quadratic", "--steps", "0,1,3", "--iterations", "1,2", "--tasks", "2", "--seed", "0",
+        "--precision", "float32")  # fmt: skip
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
+
+
+def refused(result: Result, code: int, *words: str) -> None:
+    """One line on stderr that holds every word; nothing on stdout, no traceback."""
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    lines = result.stderr.strip().splitlines()
+    assert "Traceback" not in result.stderr
+    assert len([line for line in lines if line.startswith("Error:")]) == 1, result.stderr
+    for word in words:
+        assert word in lines[-1]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("run.sqlite")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_a_run_leaves_the_table_the_figure_and_the_page(tmp_path: Path) -> None:
+    done = run("run", "steps", *TINY, "--out", tmp_path / "a run")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.strip().splitlines()[-1] == str(tmp_path / "a run" / "index.html")
+    for name in ("index.html", "summary.md", "manifest.json", "run.sqlite", "tables/steps.csv", "figures/steps.png"):
+        assert (tmp_path / "a run" / name).stat().st_size > 0
+    table = pd.read_csv(tmp_path / "a run" / "tables" / "steps.csv")
+    unrolled = table[(table.estimator == "unrolled") & (table.target == "unrolled")]
+    assert sorted(unrolled.inner_steps) == [0, 0, 1, 1, 3, 3]
+    assert (unrolled.relative_error < 1e-5).all()
+    assert not [path for path in (tmp_path / "a run").rglob(".*")]
+
+
+def test_a_run_of_the_same_settings_is_completed_and_of_others_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert run("run", "steps", *TINY, "--out", folder).exit_code == 0
+    before = contents(folder)
+    again = run("run", "steps", *TINY, "--out", folder)
+    assert again.exit_code == 0
+    assert "[1/1]" not in again.stderr  # nothing was measured again
+    after = contents(folder)
+    assert {name: after[name] for name in after if name.startswith(("tables", "figures"))} == {
+        name: before[name] for name in before if name.startswith(("tables", "figures"))
+    }
+    refused(run("run", "steps", *TINY, "--tasks", "3", "--out", folder), 2, "grids[0].tasks: 2 -> 3", "--out")
+    assert contents(folder) == after
+
+
+def test_figures_are_redrawn_byte_for_byte(tmp_path: Path) -> None:
+    assert run("run", "cg", *TINY, "--out", tmp_path).exit_code == 0
+    before = contents(tmp_path)
+    for path in [*(tmp_path / "figures").iterdir(), tmp_path / "index.html"]:
+        path.unlink()
+    assert run("figures", tmp_path).exit_code == 0
+    assert contents(tmp_path) == before
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    """Killed after its first cell, a run ends in the table of an undisturbed one."""
+    arguments = [*TINY, "--seed", "0,1,2,3,4,5,6,7"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert run("run", "steps", *arguments, "--out", whole).exit_code == 0
+    command = [sys.executable, str(ROOT / "cli.py"), "run", "steps", *arguments, "--out", str(cut)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while "[2/8]" not in process.stderr.readline():
+            assert process.poll() is None
+        process.kill()
+    resumed = run("run", "steps", *arguments, "--out", cut)
+    assert resumed.exit_code == 0
+    assert "[1/8]" not in resumed.stderr
+    assert contents(cut)["tables/steps.csv"] == contents(whole)["tables/steps.csv"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "stepz"], ["unknown analysis 'stepz'", "did you mean 'steps'?"]),
+        (["run", "steps", "--problem", "sinusoids"], ["unknown problem 'sinusoids'", "did you mean 'sinusoid'?"]),
+        (["run", "steps", "--problem", "sinusoid[activations=relu]"], ["did you mean 'activation'?"]),
+        (["run", "steps", "--problem", "sinusoid[shots=many]"], ["expected shots to be a whole number", "'many'"]),
+        (["run", "steps", "--problem", "sinusoid["], ["expected a name or name[parameter=value,...]"]),
+        (["run", "steps", "--problem", "sinusoid[activation=gelu]"], ["expected one of", "relu", "'gelu'"]),
+        (["run", "steps", "--precision", "float16x"], ["unknown precision 'float16x'", "float32"]),
+        (["run", "steps", "--preset", "quik"], ["unknown preset 'quik'", "did you mean 'quick'?"]),
+        (["run", "steps", "--tasks", "0"], ["tasks", "greater than or equal to 1", "found 0"]),
+        (["run", "steps", "--steps", "5,-1"], ["steps", "greater than or equal to 0", "found -1"]),
+        (["run", "steps", "--inner-lr", "-0.1"], ["inner_lr", "greater than 0"]),
+        (["run", "steps", "--inner-lr", "nan"], ["inner_lr"]),
+        (["run", "cg", "--strength", "0"], ["strength: expected > 0", "implicit"]),
+        (["run", "cg", "--strength", "-1"], ["strength", "greater than or equal to 0"]),
+        (["list", "solver"], ["unknown kind 'solver'", "did you mean 'solvers'?"]),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line_and_leaves_nothing(
+    arguments: Sequence[str], words: Sequence[str], tmp_path: Path
+) -> None:
+    out = ["--out", str(tmp_path / "run")] if arguments[0] == "run" else []
+    refused(run(*arguments, *out), 2, *words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_click_refuses_has_its_exit_code_too() -> None:
+    assert run("run", "steps", "--tasks", "two").exit_code == 2
+    assert run("run", "steps", "--steps", "1,two").exit_code == 2
+    assert run("reprot").exit_code == 2
+
+
+def test_an_unwritable_folder_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    refused(run("run", "steps", *TINY, "--out", tmp_path / "file" / "run"), 2, str(tmp_path / "file"), "--out")
+    refused(run("run", "steps", *TINY, "--out", "/proc/run"), 2, "/proc/run", "--out")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_whose_store_is_no_store_is_refused_with_code_3(tmp_path: Path) -> None:
+    (tmp_path / "run.sqlite").write_text("not a database, but a file of some length" * 50)
+    refused(run("run", "steps", *TINY, "--out", tmp_path), 3, "expected a gradgauge store")
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "word"),
+    [(b"steps = [", 3, "expected TOML settings"), (b"\xff\xfe\x00", 3, "expected TOML settings"),
+     (b"a = " + b"[" * 100_000, 3, "expected TOML settings"), (b"stepps = [1]", 2, "did you mean 'steps'?"),
+     (b"grid = 3", 2, "[[grid]]"), (b"tasks = 'many'", 2, "tasks"), (b"[[grid]]\nproblems = []", 2, "problems")],
+)  # fmt: skip
+def test_a_settings_file_that_is_wrong(content: bytes, code: int, word: str, tmp_path: Path) -> None:
+    (tmp_path / "settings.toml").write_bytes(content)
+    refused(run("run", "steps", "--config", tmp_path / "settings.toml", "--out", tmp_path / "run"), code, word)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_settings_file_that_is_not_there(tmp_path: Path) -> None:
+    refused(run("run", "steps", "--config", tmp_path / "no.toml"), 3, "nothing there")
+
+
+@pytest.mark.parametrize("name", ["nowhere", "empty"])
+def test_figures_of_what_is_no_run(name: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    refused(run("figures", tmp_path / name), 3, "expected a finished run")
+
+
+def test_divergence_is_a_row_with_its_step_and_not_a_failure(tmp_path: Path) -> None:
+    done = run("run", "steps", *TINY, "--steps", "5,400", "--inner-lr", "30", "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    table = pd.read_csv(tmp_path / "tables" / "steps.csv")
+    end = table[(table.estimator == "unrolled") & (table.inner_steps == 400)]
+    assert (end.outcome == "diverged").all()
+    assert end.outcome_step.between(1, 400).all()
+    assert (table[(table.estimator == "unrolled") & (table.inner_steps == 5)].outcome != "diverged").all()
+
+
+def test_a_cell_that_fails_does_not_end_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from analyses.analysis import measurements
+
+    measure = measurements["grid"]
+
+    def broken(spec):  # noqa: ANN001, ANN202
+        if spec["seed"] == 1:
+            raise RuntimeError("out of order\nwith a second line")
+        return measure(spec)
+
+    monkeypatch.setitem(measurements.entries, "grid", broken)
+    done = run("run", "steps", *TINY, "--seed", "0,1,2", "--out", tmp_path)
+    assert done.exit_code == 4
+    assert "failed: quadratic, float32, seed 1: RuntimeError: out of order" in done.stderr
+    assert set(pd.read_csv(tmp_path / "tables" / "steps.csv").seed) == {0, 2}
+    monkeypatch.undo()
+    assert run("run", "steps", *TINY, "--seed", "0,1,2", "--out", tmp_path).exit_code == 0
+    assert set(pd.read_csv(tmp_path / "tables" / "steps.csv").seed) == {0, 1, 2}
+
+
+def test_list_names_everything_that_is_registered() -> None:
+    listed = run("list").stdout
+    for name in ("steps", "surface", "sinusoid(", "few_shot(", "unrolled_adjoint", "cg", "gd", "float64", "smoke"):
+        assert name in listed
+    assert "first_order" not in run("list", "solvers").stdout
+
+
+def test_doctor_finds_this_machine_well() -> None:
+    done = run("doctor")
+    assert done.exit_code == 0, done.stdout
+    assert "denormals kept: yes" in done.stdout
+
+
+def test_doctor_finds_flushed_denormals() -> None:
+    code = "import torch; torch.set_flush_denormal(True); import cli; cli.main(['doctor'])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "BAD  denormals kept: no" in done.stdout
+    assert "set_flush_denormal(False)" in done.stdout
+
+
+def test_nothing_is_warned_of_in_a_normal_run(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "error", str(ROOT / "cli.py"), "report", *TINY, "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "arning" not in done.stdout + done.stderr
+
+
+def test_help_waits_for_nothing_heavy() -> None:
+    """The time is a fact about the machine, so the bound is loose; `test_layers` holds the cause."""
+    begun = time.perf_counter()
+    done = subprocess.run([sys.executable, str(ROOT / "cli.py"), "--help"], capture_output=True, check=True)
+    assert b"report" in done.stdout
+    assert time.perf_counter() - begun < 3
