@@ -7,5 +7,5 @@ from diagnostics.arithmetic.precision import PRECISIONS
 
 def in_finest_arithmetic(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows whose precision has the least machine epsilon of those that the problem was run in."""
-    eps = rows["precision"].map(lambda name: PRECISIONS[name].eps)
+    eps = rows["precision"].map(lambda name: PRECISIONS[str(name)].eps)
     return rows.loc[eps == eps.groupby(rows["problem"]).transform("min")]

@@ -32,6 +32,7 @@ from diagnostics.problem import Problem
 from diagnostics.problem_names import build
 from diagnostics.reference import in_float64, minimise, stationary_reference
 from diagnostics.rows import take_rows
+from diagnostics.solvers import LinearSolver
 from diagnostics.sweep import Sweep, along_the_path, implicit_at_ends, spectrum_at_ends, warn_where_indefinite
 from diagnostics.theory import chebyshev, convex_bounds, quadratic_prediction
 
@@ -176,12 +177,17 @@ def _ends(cell: GridCell, problem: Problem, loop: Trajectory, exact_loop: Trajec
 def _implicit(ends: Ends, problem: Problem, loop: Trajectory, exact_loop: Trajectory) -> Iterator[dict[str, object]]:
     """The implicit gradients: by CG as released (on past negative curvature), by CG that stops there, and exact."""
     cell = ends.cell
-    exact_solver = (
-        Dense()
-        if loop.size <= cell.dense_below
-        else ConjugateGradients(cell.exact_iterations, relative_tolerance=1e-12, past_negative_curvature=True)
-    )
-    exact = implicit_at_ends(exact_solver, problem, exact_loop, cell.steps)[-1]
+
+    def solver_to_rounding(loop: Trajectory) -> LinearSolver:
+        if loop.size <= cell.dense_below:
+            return Dense()
+        tolerance = 0.1 * torch.finfo(loop.states.dtype).eps
+        return ConjugateGradients(cell.exact_iterations, relative_tolerance=tolerance, past_negative_curvature=True)
+
+    def solved_exactly(loop: Trajectory) -> Sweep:
+        return implicit_at_ends(solver_to_rounding(loop), problem, loop, cell.steps)[-1]
+
+    exact = solved_exactly(exact_loop)
     solved = exact.solver_residual <= SOLVED
     reference = replace(
         exact,
@@ -190,8 +196,7 @@ def _implicit(ends: Ends, problem: Problem, loop: Trajectory, exact_loop: Trajec
     )
     targets = ends.references | {"exact_solve": reference}
 
-    in_precision = exact if loop is exact_loop else implicit_at_ends(exact_solver, problem, loop, cell.steps)[-1]
-    sweep = warn_where_indefinite(in_precision, ends.spectrum)
+    sweep = warn_where_indefinite(exact if loop is exact_loop else solved_exactly(loop), ends.spectrum)
     yield from _judged(ends, {"estimator": "implicit", "solver": "exact"}, sweep, targets)
 
     most = max(cell.iterations)

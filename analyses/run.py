@@ -4,7 +4,6 @@
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from analyses import manifest
 from analyses.analysis import Cell, analyses, measurements
 from analyses.settings import Settings, as_json, differences, fingerprint
 from analyses.store import Store
-from analyses.table import tidy
+from analyses.table import in_kind, tidy
+from diagnostics.files import write_whole
 
 
 class OtherRun(ValueError):
@@ -108,29 +108,19 @@ def tables(settings: Settings, store: Store) -> Iterator[tuple[str, pd.DataFrame
 
 def write_tables(folder: Path, named: dict[str, pd.DataFrame]) -> None:
     """The tables as `tables/<analysis>.csv`, floats in full."""
-    (folder / "tables").mkdir(exist_ok=True)
     for name, table in named.items():
-        write_atomically(folder / "tables" / f"{name}.csv", table.to_csv(index=False).encode())
+        write_whole(folder / "tables" / f"{name}.csv", table.to_csv(index=False).encode())
 
 
 def read_tables(folder: Path) -> dict[str, pd.DataFrame]:
     """The tables of a run folder, as they were written."""
-    return {path.stem: tidy(pd.read_csv(path).to_dict("records")) for path in sorted((folder / "tables").glob("*.csv"))}
+    paths = sorted((folder / "tables").glob("*.csv"))
+    return {path.stem: in_kind(pd.read_csv(path)) for path in paths}
 
 
 def write_manifest(folder: Path, value: dict[str, Any]) -> None:
     """The manifest as `manifest.json`."""
-    write_atomically(folder / "manifest.json", json.dumps(value, indent=2).encode() + b"\n")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file by the content at once, so that no reader and no crash finds half of it."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(folder / "manifest.json", json.dumps(value, indent=2).encode() + b"\n")
 
 
 def _make_writable(folder: Path) -> None:
@@ -138,7 +128,7 @@ def _make_writable(folder: Path) -> None:
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / ".probe", b"")
+        write_whole(folder / ".probe", b"")
         (folder / ".probe").unlink()
     except OSError:
         for path in created:

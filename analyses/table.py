@@ -47,10 +47,13 @@ WHOLE = ("task", "seed", "inner_steps", "solver_iterations", "outcome_step", "ch
 
 def tidy(rows: Iterable[Mapping[str, object]]) -> pd.DataFrame:
     """The rows as the one table: every column, in order and of its kind; `ValueError` for a column nobody knows."""
-    frame = pd.DataFrame(list(rows))
+    return in_kind(pd.DataFrame(list(rows)))
+
+
+def in_kind(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with every column of the table, in order and of its kind; `ValueError` for a column nobody knows."""
     strange = [name for name in frame.columns if name not in COLUMNS]
     if strange:
         raise ValueError(f"table: expected the columns of analyses.table.COLUMNS, found {', '.join(strange)}")
-    frame = frame.reindex(columns=list(COLUMNS))
     kinds = {name: "str" if name in TEXT else "Int64" if name in WHOLE else "float64" for name in COLUMNS}
-    return frame.astype(kinds)
+    return frame.reindex(columns=list(COLUMNS)).astype(kinds)

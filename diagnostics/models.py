@@ -74,10 +74,10 @@ def conv4(
 ) -> Network:
     """Four blocks of 3x3 convolution, norm, activation and 2x2 pool, then a linear layer.
 
-    Inputs are `(B, n, channels, side, side)`. `batch` normalises with the statistics of the batch at hand, at query time too, and keeps none (transductive, as
-    MAML does); `none` leaves the norm out. Tasks are groups of one grouped convolution: with one task it is the plain
-    one. Weights are Xavier-uniform with gain 1.73 and biases uniform in [0, 0.05], as in iMAML's released network: with
-    zero biases a black background would sit on the kink of the ReLU.
+    Inputs are `(B, n, channels, side, side)`. The norm `batch` uses the statistics of the batch at hand, at query time
+    too, and keeps none (transductive, as MAML does); `none` leaves it out. Tasks are groups of one grouped convolution:
+    with one task it is the plain one. Weights are Xavier-uniform with gain 1.73 and biases uniform in [0, 0.05], as in
+    iMAML's released network: with zero biases a black background would sit on the kink of the ReLU.
     """
     one_of("norm", norm, NORMS)
     normed = norm == "batch"

@@ -8,7 +8,6 @@ import hashlib
 import io
 import logging
 import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -16,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from diagnostics.files import write_whole
 
 _log = logging.getLogger(__name__)
 _KEY = "key"
@@ -56,9 +57,8 @@ def write(path: Path, key: str, arrays: Mapping[str, NDArray]) -> None:
                 np.lib.format.write_array(member, array, allow_pickle=False)
     data = buffer.getvalue()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, data)
-        _replace(_sidecar(path), f"{hashlib.sha256(data).hexdigest()}  {path.name}\n".encode("ascii"))
+        write_whole(path, data)
+        write_whole(_sidecar(path), f"{hashlib.sha256(data).hexdigest()}  {path.name}\n".encode("ascii"))
     except OSError as error:
         advice = "it will be made again next time; set GRADGAUGE_CACHE to a folder that can be written"
         _log.warning("cannot keep %s (%s): %s", path, error, advice)
@@ -66,14 +66,3 @@ def write(path: Path, key: str, arrays: Mapping[str, NDArray]) -> None:
 
 def _sidecar(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
-
-
-def _replace(path: Path, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    except BaseException:  # an interrupt too must leave no half of a file behind
-        os.unlink(temporary)
-        raise

@@ -28,8 +28,8 @@ def few_shot(
 
     An episode has `ways` classes of 28 x 28 glyphs with `shots` support and `queries` query images each. `norm` is
     `batch` (statistics of the batch at hand, so the query is seen transductively) or `none`; `width` is the number of
-    filters. ReLU and max-pool are what the literature uses, and have kinks; `activation=tanh,pool=average` is the smooth
-    network to compare with. Strength and inner step are those of iMAML's released Omniglot command.
+    filters. ReLU and max-pool are what the literature uses, and have kinks; `activation=tanh,pool=average` is the
+    smooth network to compare with. Strength and inner step are those of iMAML's released Omniglot command.
     """
     for name, count in (("ways", ways), ("shots", shots), ("queries", queries), ("width", width)):
         whole_number(f"few_shot: {name}", count, 1)

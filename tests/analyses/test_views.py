@@ -11,7 +11,8 @@ from analyses.table import COLUMNS, tidy
 @pytest.fixture(scope="module")
 def rows() -> pd.DataFrame:
     cells = [
-        GridCell("quadratic[dimension=3]", 0, 2, (0, 1, 4), (1, 2, 7), precision) for precision in ("float32", "float64")
+        GridCell("quadratic[dimension=3]", 0, 2, (0, 1, 4), (1, 2, 7), precision)
+        for precision in ("float32", "float64")
     ] + [GridCell("logistic[dimension=3,examples=4]", 1, 2, (2,), (1, 3), "float32")]
     return tidy(row for cell in cells for row in measure(cell))
 

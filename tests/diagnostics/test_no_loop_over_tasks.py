@@ -3,7 +3,7 @@
 What a kernel does inside is its own affair: the second derivative of a grouped convolution runs over its groups.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def curvature(problem: Problem, loop: Trajectory) -> object:
     return lanczos(second_order(problem, loop.final, loop.theta, loop.data).hessian, loop.final, 5)
 
 
-def everything() -> dict[str, Callable[[Problem, Trajectory], object]]:
+def everything() -> Mapping[str, Callable[[Problem, Trajectory], object]]:
     plain = {name: estimators[name]() for name in estimators.names() if name != "implicit"}
     return plain | {
         "implicit": Implicit(ConjugateGradients(3)),

@@ -1,0 +1,95 @@
+"""The report of a run: every figure as files, a Markdown summary, and one page that needs nothing else."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from diagnostics.files import write_whole
+from figures.content import Content, answers, contents
+from figures.inline_svg import inline
+from figures.names import problem_name
+from figures.saving import rendered
+from figures.section import in_order
+
+__all__ = ["answers", "draw_all", "write_report"]
+
+KINDS = ("png", "svg", "pdf")
+MARKS = r"\`*_[]|~#$"  # the rest means something at the start of a line only, where no such text stands
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A section's content with its figure."""
+
+    content: Content
+    svg: Markup
+
+
+def write_report(out: Path, tables: Mapping[str, pd.DataFrame], manifest: Mapping[str, Any]) -> Path:
+    """Write `figures/`, `summary.md` and `index.html` into `out`; the page's path.
+
+    Each file appears whole or not at all, the page last. The tables of the analyses, which the page links to as
+    `tables/<analysis>.csv`, are written elsewhere.
+    """
+    svgs = draw_all(out / "figures", tables)
+    sections = [
+        Drawn(content, Markup(inline(svgs[content.section.name], content.section.name, _label(content))))
+        for content in contents(tables)
+    ]
+    values = {"sections": sections, "manifest": manifest, "questions": _by_question(sections)}
+    summary = _environment(html=False).get_template("summary.md.jinja").render(values)
+    write_whole(out / "summary.md", summary.encode())
+    page = _environment(html=True).get_template("report.html.jinja").render(values)
+    write_whole(out / "index.html", page.encode())
+    return out / "index.html"
+
+
+def draw_all(folder: Path, tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
+    """Draw each analysis that has a figure into `folder` as PNG, SVG and PDF; the SVG text of each."""
+    svgs = {}
+    for section in in_order():
+        if section.name not in tables:
+            continue
+        figure = section.draw(tables[section.name])
+        files = {kind: rendered(figure, kind) for kind in KINDS}
+        for kind, content in files.items():
+            write_whole(folder / f"{section.name}.{kind}", content)
+        svgs[section.name] = files["svg"].decode()
+    return svgs
+
+
+def _by_question(sections: list[Drawn]) -> dict[str, list[Drawn]]:
+    names = sorted({name for drawn in sections for name in drawn.content.section.questions})
+    return {name: [drawn for drawn in sections if name in drawn.content.section.questions] for name in names}
+
+
+def _label(content: Content) -> str:
+    said = "; ".join(f"{problem_name(verdict.problem)}: {verdict.answer}" for verdict in content.verdicts)
+    return f"{content.section.title} {said}".strip()
+
+
+def _environment(*, html: bool) -> Environment:
+    environment = Environment(
+        loader=PackageLoader("figures", ""),
+        autoescape=html,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["md"] = as_markdown
+    environment.filters["problem"] = problem_name
+    environment.tests["nested"] = lambda value: isinstance(value, Mapping | list | tuple)
+    return environment
+
+
+def as_markdown(text: object) -> str:
+    """Text that Markdown shows as it stands: on one line, no markup, no HTML."""
+    line = " ".join(str(text).split())
+    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return "".join(f"\\{mark}" if mark in MARKS else mark for mark in line)
