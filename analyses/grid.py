@@ -82,10 +82,10 @@ def implicit_grid_cells(settings: Settings) -> list[Cell]:
     """As `grid_cells`, for an analysis of implicit gradients: `ValueError` where a strength is not above 0."""
     for grid in settings.grids:
         for name in grid.problems:
-            strength = build(name, strength=grid.strength).strength
-            if strength is not None and not strength > 0:
+            problem = build(name, strength=grid.strength)
+            if not problem.has_implicit_gradient:
                 raise ValueError(
-                    f"strength: expected > 0 for an implicit gradient, found {strength:g} for problem {name!r}; "
+                    f"strength: expected > 0 for an implicit gradient, found {problem.strength:g} for {name!r}; "
                     "without the proximal term the minimiser does not depend on theta; the analysis 'steps' needs none"
                 )
     return grid_cells(settings)
@@ -117,8 +117,8 @@ def measure(cell: GridCell) -> Rows:
     """The rows of the grid, without the column `analysis`. Raises `ValueError` for settings that mean nothing."""
     problem = build(cell.problem, strength=cell.strength, learning_rate=cell.inner_lr)
     arithmetic = precision(cell.precision)
-    theta = arithmetic.enter(problem.init(cell.seed)).expand(cell.tasks, -1)
-    data = enter_rows(arithmetic, problem.sample(cell.tasks, cell.seed))
+    theta, data = problem.draw(cell.tasks, cell.seed)
+    theta, data = arithmetic.enter(theta), enter_rows(arithmetic, data)
     size = cell.chunk or tasks_that_fit(problem, theta, data, copies=max(*cell.steps, len(cell.steps)))
 
     def chunk(tasks: slice) -> Rows:
@@ -135,7 +135,7 @@ def _measured(cell: GridCell, problem: Problem, loop: Trajectory, first_task: in
     for name in WHOLE_PATH:
         sweep = along_the_path(estimators[name](), problem, loop, cell.steps)
         yield from _judged(ends, {"estimator": name}, sweep, ends.references)
-    if problem.strength is not None and problem.strength > 0:
+    if problem.has_implicit_gradient:
         yield from _implicit(ends, problem, loop, exact_loop)
         yield from _predicted(ends, problem, exact_loop)
 
@@ -144,8 +144,13 @@ def _ends(cell: GridCell, problem: Problem, loop: Trajectory, exact_loop: Trajec
     steps = torch.as_tensor(cell.steps)
     diverged_at = torch.where(loop.diverged_at <= steps.unsqueeze(-1), loop.diverged_at, -1)
     unrolled = along_the_path(UnrolledAdjoint(), problem, exact_loop, cell.steps)
-    stationary = stationary_reference(problem, exact_loop, cell.patience)
-    codes = torch.where(stationary.outcome == Outcome.NOT_STATIONARY.code, Outcome.NOT_STATIONARY.code, 0)
+    references = {"unrolled": replace(unrolled, outcome=torch.zeros_like(unrolled.outcome))}
+    if problem.has_implicit_gradient:
+        stationary = stationary_reference(problem, exact_loop, cell.patience)
+        codes = torch.where(stationary.outcome == Outcome.NOT_STATIONARY.code, Outcome.NOT_STATIONARY.code, 0)
+        references["stationary"] = replace(
+            unrolled, value=stationary.value.expand_as(unrolled.value), outcome=codes.expand_as(unrolled.outcome)
+        )
     return Ends(
         cell=cell,
         common={
@@ -165,12 +170,7 @@ def _ends(cell: GridCell, problem: Problem, loop: Trajectory, exact_loop: Trajec
         ),
         stationarity=loop.stationarity[steps],
         diverged_at=diverged_at,
-        references={
-            "unrolled": replace(unrolled, outcome=torch.zeros_like(unrolled.outcome)),
-            "stationary": replace(
-                unrolled, value=stationary.value.expand_as(unrolled.value), outcome=codes.expand_as(unrolled.outcome)
-            ),
-        },
+        references=references,
     )
 
 
@@ -235,17 +235,18 @@ def _rows(
     if sweep is not None:
         flat["solver_residual"] = sweep.solver_residual
     columns = {name: values.double().flatten().tolist() for name, values in flat.items()}
+    if sweep is not None:
+        counted = {"gradient_count": sweep.gradient_count, "hvp_count": sweep.hvp_count}
+        columns |= {name: values.flatten().tolist() for name, values in counted.items()}
     diverged_at = ends.diverged_at.flatten().tolist()
     for index, what in enumerate(outcomes):
         end, task = divmod(index, tasks)
-        counts = {"gradient_count": sweep.gradient_count[end], "hvp_count": sweep.hvp_count[end]} if sweep else {}
         yield (
             ends.common
             | label
             | {"task": ends.first_task + task, "inner_steps": steps[end], "outcome": what}
             | {"outcome_step": diverged_at[index] if diverged_at[index] >= 0 else None}
             | {name: values[index] for name, values in columns.items()}
-            | counts
         )
 
 

@@ -10,6 +10,13 @@ def whole_number(name: str, value: object, least: int) -> int:
     return value
 
 
+def at_least(name: str, value: object, least: float) -> float:
+    """`value` if it is a finite number >= `least`, or else `ValueError`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value >= least):
+        raise ValueError(f"{name}: expected a finite number >= {least:g}, found {value!r}")
+    return float(value)
+
+
 def positive(name: str, value: object) -> float:
     """`value` if it is a finite number above zero, or else `ValueError`."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):

@@ -83,8 +83,9 @@ class Trajectory:
 
     @property
     def stationarity(self) -> Tensor:
-        """The inner gradient's norm `(K+1, B)` relative to the norm at the loop's start."""
-        return self.gradient_norms / self.gradient_norms[0]
+        """The inner gradient's norm `(K+1, B)` relative to that at the loop's start; 0 where both are 0."""
+        ratio = self.gradient_norms / self.gradient_norms[0]
+        return torch.where(self.gradient_norms == 0, 0.0, ratio)
 
     def prefix(self, steps: int) -> "Trajectory":
         """The same loop, ended after fewer steps."""
@@ -131,7 +132,8 @@ def run_inner(problem: Problem, optimizer: Optimizer, theta: Tensor, data: Data,
 
     `theta (B, P)` and the floating-point data must have one arithmetic, which is the loop's. A task that overflows
     goes on as infinities and NaN, without touching the others, and says so in the outcome. Raises `ValueError` for
-    steps that are not a whole number >= 0, and for data or theta that are not finite or of mixed arithmetics.
+    steps that are not a whole number >= 0, and for data or theta that are not finite, of mixed arithmetics, or of
+    another number of tasks.
     """
     _check_inputs(problem, theta, data, steps)
     w = problem.start(theta, data).detach()
@@ -158,9 +160,12 @@ def run_inner(problem: Problem, optimizer: Optimizer, theta: Tensor, data: Data,
 
 def _check_inputs(problem: Problem, theta: Tensor, data: Data, steps: int) -> None:
     whole_number("inner steps", steps, 0)
-    tensors = {"theta": theta} | {f"data[{key!r}]": x for key, x in data.items() if x.is_floating_point()}
-    for name, x in tensors.items():
-        if x.dtype != theta.dtype:
+    for name, x in {"theta": theta, **{f"data[{key!r}]": x for key, x in data.items()}}.items():
+        if len(x) != len(theta):
+            raise ValueError(
+                f"problem {problem.name!r}: expected {len(theta)} tasks as in theta, found {len(x)} in {name}"
+            )
+        if x.is_floating_point() and x.dtype != theta.dtype:
             raise ValueError(
                 f"problem {problem.name!r}: expected one arithmetic, "
                 f"found theta in {theta.dtype} and {name} in {x.dtype}"

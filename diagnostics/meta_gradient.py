@@ -18,14 +18,14 @@ from diagnostics.registry import Registry
 class MetaGradient:
     """A meta-gradient for every task: `value (B, P)`, `outcome (B,)` codes, and what it took.
 
-    `gradient_count` and `hvp_count` count products per task beyond the inner loop's own gradients;
+    `gradient_count` and `hvp_count` `(B,)` count what a task took beyond the inner loop's own gradients;
     `solver_residual (B,)` is the linear solve's, relative and recomputed, or NaN where there was no solve.
     """
 
     value: Tensor
     outcome: Tensor
-    gradient_count: int
-    hvp_count: int
+    gradient_count: Tensor
+    hvp_count: Tensor
     solver_residual: Tensor
 
 
@@ -45,7 +45,7 @@ def meta_gradient(
     trajectory: Trajectory,
     *codes: Tensor,
     gradient_count: int = 0,
-    hvp_count: int = 0,
+    hvp_count: int | Tensor = 0,
     solver_residual: Tensor | None = None,
 ) -> MetaGradient:
     """A `MetaGradient` whose outcome is the gravest of the trajectory's, `codes`, and a value that is not finite."""
@@ -54,7 +54,8 @@ def meta_gradient(
     if solver_residual is None:
         solver_residual = torch.full_like(value[:, 0], torch.nan)
     worst = outcome.graver(known, outcome.where(unexplained, Outcome.NOT_FINITE))
-    return MetaGradient(value.detach(), worst, gradient_count, hvp_count, solver_residual)
+    none = torch.zeros_like(worst)
+    return MetaGradient(value.detach(), worst, none + gradient_count, none + hvp_count, solver_residual)
 
 
 def outer_gradients(problem: Problem, trajectory: Trajectory) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from diagnostics.checks import whole_number
 from diagnostics.rows import Data
 
 Loss = Callable[[Tensor, Tensor, Data], Tensor]  # w (B, N), theta (B, P), data -> losses (B,)
@@ -56,6 +57,17 @@ class Problem:
     learning_rate: float = 0.01
     minimizer: Callable[[Tensor, Data], Tensor] | None = None
     constants: Callable[[Data], ConvexConstants] | None = None
+
+    @property
+    def has_implicit_gradient(self) -> bool:
+        """Whether the minimiser can depend on theta: with a proximal term of strength 0 it does not."""
+        return self.strength is None or self.strength > 0
+
+    def draw(self, tasks: int, seed: int) -> tuple[Tensor, Data]:
+        """`theta (tasks, P)`, one copy a task, and the data of `tasks` tasks; `ValueError` for counts that are none."""
+        whole_number("tasks", tasks, 1)
+        whole_number("seed", seed, 0)
+        return self.init(seed).expand(tasks, -1), self.sample(tasks, seed)
 
     @staticmethod
     def from_task_losses(
@@ -150,6 +162,8 @@ def _refuse_unrepeatable(
             f"problem {name!r}: the loss changes the module's buffers {', '.join(changed)}, so its value depends on "
             "how often it was called; for batch norm pass track_running_stats=False"
         )
+    if not values[0].isfinite().all():
+        raise ValueError(f"problem {name!r}: expected a finite loss at the module's weights, found {values[0]:g}")
     if not torch.equal(values[0], values[1]):
         raise ValueError(
             f"problem {name!r}: the loss is not the same twice ({values[0]:.17g}, then {values[1]:.17g}); "

@@ -31,7 +31,10 @@ def parse(name: str) -> tuple[str, dict[str, str]]:
     pairs = [pair.partition("=") for pair in match[2].split(",")] if match and match[2] else []
     if match is None or any(not (key.strip() and equals and value.strip()) for key, equals, value in pairs):
         raise ValueError(f"problem: expected a name or name[parameter=value,...], found {name!r}")
-    return match[1], {key.strip(): value.strip() for key, _, value in pairs}
+    parameters = {key.strip(): value.strip() for key, _, value in pairs}
+    if len(parameters) < len(pairs):
+        raise ValueError(f"problem: expected each parameter once, found one twice in {name!r}")
+    return match[1], parameters
 
 
 def _convert(name: str, key: str, text: str, default: object) -> object:

@@ -17,15 +17,15 @@ class LinearSolution:
     """One approximate solution of `H x = b` a task, and how good it is.
 
     `value (B, N)`; `outcome (B,)` codes; `residual (B,)`: `|b - H x| / |b|`, computed afresh from `value`;
-    `iterations`: the budget under which this value stands (0 for a direct solve); `products`: the Hessian-vector
-    products spent to reach it.
+    `iterations`: the budget under which this value stands (0 for a direct solve); `products (B,)`: the Hessian-vector
+    products that a task took, the check of its residual apart.
     """
 
     value: Tensor
     outcome: Tensor
     residual: Tensor
     iterations: int
-    products: int
+    products: Tensor
 
 
 class LinearSolver(Protocol):

@@ -6,7 +6,7 @@ them.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,13 +24,13 @@ from diagnostics.solvers import LinearSolver
 
 @dataclass(frozen=True)
 class Sweep:
-    """Meta-gradients `value (E, B, P)`, with `outcome` and `solver_residual` `(E, B)` and the counts of each end."""
+    """Meta-gradients `value (E, B, P)`, with `outcome`, `solver_residual` and the counts, each `(E, B)`."""
 
     value: Tensor
     outcome: Tensor
     solver_residual: Tensor
-    gradient_count: tuple[int, ...]
-    hvp_count: tuple[int, ...]
+    gradient_count: Tensor
+    hvp_count: Tensor
 
 
 def outcome_at_ends(trajectory: Trajectory, steps: Sequence[int]) -> Tensor:
@@ -49,8 +49,8 @@ def along_the_path(estimator: Estimator, problem: Problem, trajectory: Trajector
         value=torch.stack([g.value for g in gradients]),
         outcome=torch.stack([g.outcome for g in gradients]),
         solver_residual=torch.stack([g.solver_residual for g in gradients]),
-        gradient_count=tuple(g.gradient_count for g in gradients),
-        hvp_count=tuple(g.hvp_count for g in gradients),
+        gradient_count=torch.stack([g.gradient_count for g in gradients]),
+        hvp_count=torch.stack([g.hvp_count for g in gradients]),
     )
 
 
@@ -65,8 +65,8 @@ def implicit_at_ends(
             value=g.value.unflatten(0, shape),
             outcome=outcome.graver(g.outcome.view(shape), diverged),
             solver_residual=g.solver_residual.view(shape),
-            gradient_count=(g.gradient_count,) * len(steps),
-            hvp_count=(g.hvp_count,) * len(steps),
+            gradient_count=g.gradient_count.view(shape),
+            hvp_count=g.hvp_count.view(shape),
         )
         for g in Implicit(solver).path(problem, trajectory.endpoints(steps))
     )
@@ -83,22 +83,16 @@ def spectrum_at_ends(
     else:
         found = lanczos(hessian, ends.final, iterations)
     shape = (len(steps), len(trajectory.theta))
-    return Spectrum(
-        found.smallest.view(shape),
-        found.largest.view(shape),
-        found.smallest_uncertainty.view(shape),
-        found.largest_uncertainty.view(shape),
-        found.products,
+    return replace(
+        found,
+        smallest=found.smallest.view(shape),
+        largest=found.largest.view(shape),
+        smallest_uncertainty=found.smallest_uncertainty.view(shape),
+        largest_uncertainty=found.largest_uncertainty.view(shape),
     )
 
 
 def warn_where_indefinite(sweep: Sweep, spectrum: Spectrum) -> Sweep:
     """The sweep, its outcome at least `INDEFINITE` wherever the inner Hessian is not positive definite."""
     warning = outcome.where(~(spectrum.smallest > 0), Outcome.INDEFINITE)
-    return Sweep(
-        sweep.value,
-        outcome.graver(sweep.outcome, warning),
-        sweep.solver_residual,
-        sweep.gradient_count,
-        sweep.hvp_count,
-    )
+    return replace(sweep, outcome=outcome.graver(sweep.outcome, warning))

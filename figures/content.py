@@ -51,10 +51,9 @@ def contents(tables: Mapping[str, pd.DataFrame]) -> list[Content]:
 
 
 def answers(tables: Mapping[str, pd.DataFrame]) -> list[str]:
-    """Every verdict as one line of plain text."""
+    """Every verdict's answer as one line of plain text; the sentences behind them are on the page."""
     return [
-        f"{', '.join(section.questions)} {section.name}: {problem_name(verdict.problem)}: {verdict.answer}. "
-        f"{verdict.sentence}"
+        f"{', '.join(section.questions)} {section.name}: {problem_name(verdict.problem)}: {verdict.answer}"
         for section in in_order()
         if section.name in tables
         for verdict in section.verdicts(tables[section.name])

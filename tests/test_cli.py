@@ -98,6 +98,9 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
         (["run", "steps", "--problem", "sinusoids"], ["unknown problem 'sinusoids'", "did you mean 'sinusoid'?"]),
         (["run", "steps", "--problem", "sinusoid[activations=relu]"], ["did you mean 'activation'?"]),
         (["run", "steps", "--problem", "sinusoid[shots=many]"], ["expected shots to be a whole number", "'many'"]),
+        (["run", "steps", "--problem", "quadratic[dimension=2,dimension=3]"], ["expected each parameter once"]),
+        (["run", "steps", "--problem", "quadratic[condition=inf]"], ["condition", "finite number >= 1", "inf"]),
+        (["run", "steps", "--problem", "quadratic[strength=nan]"], ["strength", "finite number >= 0", "nan"]),
         (["run", "steps", "--problem", "sinusoid["], ["expected a name or name[parameter=value,...]"]),
         (["run", "steps", "--problem", "sinusoid[activation=gelu]"], ["expected one of", "relu", "'gelu'"]),
         (["run", "steps", "--precision", "float16x"], ["unknown precision 'float16x'", "float32"]),
@@ -167,6 +170,14 @@ def test_divergence_is_a_row_with_its_step_and_not_a_failure(tmp_path: Path) -> 
     assert (end.outcome == "diverged").all()
     assert end.outcome_step.between(1, 400).all()
     assert (table[(table.estimator == "unrolled") & (table.inner_steps == 5)].outcome != "diverged").all()
+
+
+def test_without_a_proximal_term_steps_shows_what_there_is(tmp_path: Path) -> None:
+    assert run("run", "steps", *TINY, "--strength", "0", "--out", tmp_path).exit_code == 0
+    table = pd.read_csv(tmp_path / "tables" / "steps.csv")
+    assert set(table.estimator) == {"unrolled", "unrolled_adjoint", "first_order"}
+    assert set(table.target) == {"unrolled"}
+    assert table.relative_error.notna().all()
 
 
 def test_a_cell_that_fails_does_not_end_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

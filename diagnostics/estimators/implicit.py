@@ -34,7 +34,7 @@ class Implicit:
 
     def path(self, problem: Problem, trajectory: Trajectory) -> tuple[MetaGradient, ...]:
         """The meta-gradients from each solution that the solver keeps on its way."""
-        if problem.strength is not None and not problem.strength > 0:
+        if not problem.has_implicit_gradient:
             raise ValueError(
                 f"implicit: expected a proximal strength > 0, found {problem.strength} in problem {problem.name!r}; "
                 "without the term the minimiser does not depend on theta"

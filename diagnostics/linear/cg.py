@@ -74,6 +74,7 @@ class ConjugateGradients:
         frozen = ~(rr.sqrt() > done)  # also a zero right-hand side, and one that is not finite
         negative = torch.zeros_like(frozen)
         h_norm = torch.zeros_like(rr)  # |H| >= |Hp| / |p|, the largest seen
+        spent = torch.zeros_like(frozen, dtype=torch.long)
         kept: dict[int, LinearSolution] = {}
 
         def solution(count: int) -> LinearSolution:
@@ -86,14 +87,14 @@ class ConjugateGradients:
             )
             value = torch.where(b.isfinite().all(-1, keepdim=True), x * scale, torch.nan)
             relative = torch.where(b_norm > 0, residual / torch.where(b_norm > 0, b_norm, 1.0), 0.0)
-            return LinearSolution(value, codes, relative, count, count)
+            return LinearSolution(value, codes, relative, count, spent)
 
         wanted = sorted({*self.keep, self.iterations})
         if 0 in wanted:
             kept[0] = solution(0)
         for count in range(1, self.iterations + 1):
             if not bool(frozen.all()):
-                hp = product(p)
+                hp, spent = product(p), spent + (~frozen).long()
                 php = (p * hp).sum(-1)
                 negative = negative | (~frozen & (php <= 0))
                 frozen = frozen | ((php == 0) if self.past_negative_curvature else (php <= 0))

@@ -47,7 +47,7 @@ class Dense:
         b_norm = row_norms(b)
         relative = torch.where(b_norm > 0, residual / torch.where(b_norm > 0, b_norm, 1.0), 0.0)
         value = torch.where(usable, x * scale, torch.nan)
-        return (LinearSolution(value, codes, relative, 0, b.shape[1]),)
+        return (LinearSolution(value, codes, relative, 0, torch.full_like(codes, b.shape[1])),)
 
 
 def written_out(matvec: MatVec, like: Tensor) -> Tensor:

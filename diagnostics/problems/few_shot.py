@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn import functional
 
-from diagnostics.checks import one_of, positive, whole_number
+from diagnostics.checks import at_least, one_of, positive, whole_number
 from diagnostics.data import episodes, glyphs
 from diagnostics.models import NORMS, conv4
 from diagnostics.problem import Problem, proximal
@@ -34,6 +34,7 @@ def few_shot(
     for name, count in (("ways", ways), ("shots", shots), ("queries", queries), ("width", width)):
         whole_number(f"few_shot: {name}", count, 1)
     positive("few_shot: learning_rate", learning_rate)
+    at_least("few_shot: strength", strength, 0)
     one_of("few_shot: norm", norm, NORMS)
     one_of("few_shot: split", split, glyphs.SPLITS)
     network = conv4(ways, width=width, norm=norm, activation=activation, pool=pool)

@@ -7,7 +7,7 @@ The paper does not state the dimension or the condition number that it used, so 
 import torch
 from torch import Tensor
 
-from diagnostics.checks import positive, whole_number
+from diagnostics.checks import at_least, positive, whole_number
 from diagnostics.draws import normal, orthonormal, spectrum
 from diagnostics.problem import ConvexConstants, Problem, proximal
 from diagnostics.problem_names import problems
@@ -33,8 +33,9 @@ def linear_regression(
     whole_number("linear_regression: dimension", dimension, 1)
     whole_number("linear_regression: examples", examples, dimension)
     positive("linear_regression: learning_rate", learning_rate)
-    if not condition >= 1:
-        raise ValueError(f"linear_regression: expected a condition number >= 1, found {condition!r}")
+    at_least("linear_regression: strength", strength, 0)
+    at_least("linear_regression: noise", noise, 0)
+    at_least("linear_regression: condition", condition, 1)
 
     def loss(prefix: str):
         def mean_square(w: Tensor, theta: Tensor, data: Data) -> Tensor:

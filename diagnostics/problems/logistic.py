@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from diagnostics.checks import positive, whole_number
+from diagnostics.checks import at_least, positive, whole_number
 from diagnostics.draws import normal, orthonormal, spectrum, uniform
 from diagnostics.problem import ConvexConstants, Problem, proximal
 from diagnostics.problem_names import problems
@@ -31,8 +31,8 @@ def logistic(
     whole_number("logistic: dimension", dimension, 1)
     whole_number("logistic: examples", examples, dimension)
     positive("logistic: learning_rate", learning_rate)
-    if not condition >= 1:
-        raise ValueError(f"logistic: expected a condition number >= 1, found {condition!r}")
+    at_least("logistic: strength", strength, 0)
+    at_least("logistic: condition", condition, 1)
 
     def loss(prefix: str):
         def mean_log_loss(w: Tensor, theta: Tensor, data: Data) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from diagnostics.checks import positive, whole_number
+from diagnostics.checks import at_least, positive, whole_number
 from diagnostics.draws import normal, orthonormal, spectrum
 from diagnostics.problem import ConvexConstants, Problem, proximal
 from diagnostics.problem_names import problems
@@ -21,9 +21,9 @@ def quadratic(
     theta)`.
     """
     whole_number("quadratic: dimension", dimension, 1)
-    if not condition >= 1:
-        raise ValueError(f"quadratic: expected a condition number >= 1, found {condition!r}")
+    at_least("quadratic: condition", condition, 1)
     positive("quadratic: learning_rate", learning_rate)
+    at_least("quadratic: strength", strength, 0)
 
     def inner(w: Tensor, theta: Tensor, data: Data) -> Tensor:
         return (w * (0.5 * _times(data["A"], w) - data["b"])).sum(-1)

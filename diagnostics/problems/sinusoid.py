@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from diagnostics.checks import one_of, positive, whole_number
+from diagnostics.checks import at_least, one_of, positive, whole_number
 from diagnostics.draws import uniform
 from diagnostics.models import mlp
 from diagnostics.problem import Problem, proximal
@@ -32,6 +32,7 @@ def sinusoid(
     whole_number("sinusoid: shots", shots, 1)
     whole_number("sinusoid: queries", queries, 1)
     positive("sinusoid: learning_rate", learning_rate)
+    at_least("sinusoid: strength", strength, 0)
     sign = PHASES[one_of("sinusoid: phase", phase, tuple(PHASES))]
     network = mlp((1, 40, 40, 1), activation, initialisation)
 

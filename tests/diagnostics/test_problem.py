@@ -1,6 +1,7 @@
 """Problems made from a module, from losses of one task, or by hand."""
 
 import copy
+import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -281,3 +282,28 @@ def test_a_module_with_no_positive_strength_can_be_unrolled_and_not_solved(stren
     assert only(Unrolled()(problem, loop).outcome) is Outcome.OK
     with pytest.raises(ValueError, match=f"expected a proximal strength > 0, found {strength}"):
         Implicit(ConjugateGradients(2))(problem, loop)
+
+
+@pytest.mark.parametrize(("tasks", "seed"), [(0, 0), (-1, 0), (True, 0), (2.0, 0), (1, -1)])
+def test_draw_refuses_what_is_no_count(tasks: int, seed: int) -> None:
+    with pytest.raises(ValueError, match="expected a whole number"):
+        build("quadratic").draw(tasks, seed)
+
+
+def test_draw_gives_every_task_the_same_start() -> None:
+    theta, data = build("quadratic").draw(3, 1)
+    assert theta.shape == (3, 20) and torch.equal(theta[0], theta[2])
+    assert all(len(x) == 3 for x in data.values())
+
+
+def test_data_of_another_number_of_tasks_is_refused() -> None:
+    problem = build("quadratic")
+    with pytest.raises(ValueError, match=r"expected 3 tasks as in theta, found 1 in data\['A'\]"):
+        run_inner(problem, GradientDescent(0.1), problem.init(0).expand(3, -1), problem.sample(1, 0), 2)
+
+
+def test_a_loop_that_starts_at_its_minimiser_is_stationary() -> None:
+    problem = build("quadratic")
+    theta, data = problem.draw(2, 0)
+    still = dataclasses.replace(problem, inner_loss=lambda w, theta, data: 0.0 * w.sum(-1))
+    assert torch.equal(run_inner(still, GradientDescent(0.1), theta, data, 2).stationarity, torch.zeros(3, 2).double())

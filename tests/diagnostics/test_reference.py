@@ -191,12 +191,13 @@ def test_a_kink_where_the_loop_hangs_is_no_minimiser() -> None:
 
 
 def test_relu_networks_are_judged_row_by_row() -> None:
-    """Either a point with a vanishing gradient and a definite Hessian, checked here densely; or no number."""
+    """Either a point where the gradient vanishes, checked here anew; or no number."""
     problem = build("sinusoid[activation=relu,shots=3,queries=3,strength=2]")
-    theta, data = theta_and_data(problem, 2)
+    theta, data = theta_and_data(problem, 6)
     loop = run_inner(problem, GradientDescent(0.01), theta, data, 10)
     gradient = stationary_reference(problem, loop, 200)
     found = minimise(problem, loop, 200)
+    assert Outcome.NOT_STATIONARY in decode(gradient.outcome)  # the loop hangs on a kink for most tasks
     for row, what in enumerate(decode(gradient.outcome)):
         if what is Outcome.OK:
             slope = row_norms(loss_gradient(problem.inner_loss, found.w, theta, data))[row]

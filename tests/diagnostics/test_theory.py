@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from diagnostics.estimators.implicit import Implicit
 from diagnostics.estimators.unrolled_adjoint import UnrolledAdjoint
@@ -14,9 +15,10 @@ from diagnostics.inner import run_inner
 from diagnostics.linear.cg import ConjugateGradients
 from diagnostics.linear.dense import Dense, written_out
 from diagnostics.optimizers.gd import GradientDescent
+from diagnostics.problem import ConvexConstants, Problem, proximal
 from diagnostics.problem_names import build
 from diagnostics.reference import minimise, stationary_reference
-from diagnostics.rows import row_norms
+from diagnostics.rows import Data, row_norms
 from diagnostics.theory import chebyshev, convex_bounds, quadratic_prediction
 from tests.cases import check_ratio, gd, small, theta_and_data, vectors
 
@@ -117,6 +119,52 @@ def test_a_wrong_constant_would_be_noticed() -> None:
     error = row_norms(UnrolledAdjoint()(problem, loop).value - stationary_reference(problem, loop).value)
     assert bool((error <= bounds.unrolled(60)).all())
     assert bool((error > better.unrolled(60)).any())
+
+
+def ramp() -> Problem:
+    """`softplus(10 w) - 5 w + (w - theta)^2 / 2`, from theta near 1, where it is flat, to w* near 0.
+
+    Curvature is greatest at 0. The outer loss is w itself, so that all the error is that of the Jacobian, and all of
+    that is the Hessian's change.
+    """
+
+    def constants(data: Data) -> ConvexConstants:
+        one = torch.ones(len(data["x"]), dtype=torch.float64)
+        return ConvexConstants(one, 26 * one, 1000 / (6 * 3**0.5) * one, 0 * one)
+
+    return Problem(
+        "ramp",
+        inner_loss=proximal(lambda w, theta, data: (functional.softplus(10 * w) - 5 * w).sum(-1), 1.0),
+        outer_loss=lambda w, theta, data: w.sum(-1),
+        init=lambda seed: torch.tensor([1.0 + seed / 8], dtype=torch.float64),
+        sample=lambda tasks, seed: {"x": torch.zeros(tasks, 1).double()},
+        strength=1.0,
+        constants=constants,
+    )
+
+
+@pytest.mark.parametrize("step", [0.01, 0.03, 0.07])
+def test_the_bounds_hold_where_the_hessian_changes_most(step: float) -> None:
+    """Without the terms in the Hessian's Lipschitz constant they would not hold here, which is asserted too."""
+    problem = ramp()
+    theta, data = theta_and_data(problem, 3)
+    loop = run_inner(problem, GradientDescent(step), theta, data, 200)
+    bounds = convex_bounds(problem, loop, minimise(problem, loop, 2000).w)
+    assert bounds is not None
+    rigid = replace(bounds, constants=replace(bounds.constants, hessian_lipschitz=torch.zeros(3).double()))
+    reference = stationary_reference(problem, loop).value
+    too_small = {"unrolled": False, "implicit": False}
+    for steps in (0, 1, 2, 5, 10, 20, 50, 200):
+        end = loop.prefix(steps)
+        unrolled, implicit = UnrolledAdjoint()(problem, end).value, Implicit(Dense())(problem, end).value
+        for name, value, bound, without in (
+            ("unrolled", unrolled, bounds.unrolled(steps), rigid.unrolled(steps)),
+            ("implicit", implicit, bounds.implicit(steps, 500), rigid.implicit(steps, 500)),
+        ):
+            error = row_norms(value - reference)
+            assert bool((error <= bound * (1 + 1e-9) + 1e-13).all()), (name, steps)
+            too_small[name] |= bool((error > without + 1e-13).any())
+    assert too_small == {"unrolled": True, "implicit": True}
 
 
 def test_chebyshev_of_known_condition_numbers() -> None:

@@ -78,7 +78,7 @@ def test_theta_may_enter_beside_the_proximal_term() -> None:
 
 @pytest.mark.parametrize("strength", [0.0, -1.0])
 def test_it_refuses_a_problem_without_a_proximal_term(strength: float) -> None:
-    problem = build("quadratic[dimension=3]", strength=strength)
+    problem = replace(build("quadratic[dimension=3]", strength=0.0), strength=strength)
     theta, data = theta_and_data(problem, 2)
     loop = run_inner(problem, GradientDescent(0.5), theta, data, 2)
     for solver in (Dense(), ConjugateGradients(3)):
@@ -103,7 +103,7 @@ def test_every_iterate_that_the_solver_keeps_gives_a_gradient() -> None:
     theta, data = theta_and_data(problem, 2)
     loop = run_inner(problem, GradientDescent(0.5), theta, data, 5)
     path = Implicit(ConjugateGradients(8, keep=(0, 2))).path(problem, loop)
-    assert [g.hvp_count for g in path] == [0, 2, 8]
+    assert [g.hvp_count.unique().tolist() for g in path] == [[0], [2], [8]]
     assert torch.equal(path[0].value, torch.zeros_like(theta))  # no iterations, no gradient
     for gradient, iterations in zip(path, (0, 2, 8), strict=True):
         alone = Implicit(ConjugateGradients(iterations))(problem, loop)

@@ -288,7 +288,7 @@ def test_kept_iterates_are_those_of_shorter_runs_bit_for_bit() -> None:
         assert torch.equal(solution.value, short.value)
         assert torch.equal(solution.residual, short.residual)
         assert torch.equal(solution.outcome, short.outcome)
-        assert solution.products == short.products
+        assert torch.equal(solution.products, short.products)
 
 
 def test_iterates_to_keep_come_sorted_once_and_with_the_last() -> None:
