@@ -60,7 +60,7 @@ class Textbook:
             p = (old if self.stale else r) + (r * r).sum(-1, keepdim=True) / rr * p
         value = before if self.previous else x
         nothing = torch.zeros(len(value))
-        return (LinearSolution(value, nothing, nothing, self.iterations, self.iterations),)
+        return (LinearSolution(value, nothing, nothing, self.iterations, nothing),)
 
 
 def check_exact_after_n(make: Callable[[int], LinearSolver], size: int, dtype: torch.dtype) -> None:
