@@ -8,74 +8,34 @@ are views of its rows.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import product
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from analyses.analysis import Cell, Rows, measurements
+from analyses.grid_predictions import predicted_rows
+from analyses.grid_rows import Ends, GridCell, judged
 from analyses.settings import Settings
 from diagnostics import outcome
 from diagnostics.arithmetic.precision import enter_rows, precision
 from diagnostics.chunks import in_chunks, tasks_that_fit
-from diagnostics.curvature import Spectrum
 from diagnostics.estimators.unrolled_adjoint import UnrolledAdjoint
 from diagnostics.inner import Trajectory, optimizers, run_inner
 from diagnostics.linear.cg import ConjugateGradients
 from diagnostics.linear.dense import Dense
 from diagnostics.meta_gradient import estimators
-from diagnostics.metrics import Distance, distance
-from diagnostics.outcome import Outcome, decode
+from diagnostics.outcome import Outcome
 from diagnostics.problem import Problem
 from diagnostics.problem_names import build
-from diagnostics.reference import in_float64, minimise, stationary_reference
+from diagnostics.reference import in_float64, stationary_reference
 from diagnostics.rows import take_rows
 from diagnostics.solvers import LinearSolver
 from diagnostics.sweep import Sweep, along_the_path, implicit_at_ends, spectrum_at_ends, warn_where_indefinite
-from diagnostics.theory import chebyshev, convex_bounds, quadratic_prediction
 
 WHOLE_PATH = ("unrolled", "unrolled_adjoint", "first_order")  # estimators that need no linear solver
 SOLVED = 1e-10  # the relative residual at which a linear system counts as solved exactly
-
-
-@dataclass(frozen=True)
-class GridCell:
-    """One cell of work, in plain numbers and names.
-
-    `exact_iterations` and `patience` bound the solve to rounding and the search for the minimiser; up to
-    `dense_below` weights the Hessian is written out, beyond it is Lanczos's and CG's; `chunk` is a number of tasks, 0
-    for as many as fit in memory.
-    """
-
-    problem: str
-    seed: int
-    tasks: int
-    steps: tuple[int, ...]
-    iterations: tuple[int, ...]
-    precision: str = "float64"
-    inner_optimizer: str = "gd"
-    inner_lr: float | None = None
-    strength: float | None = None
-    exact_iterations: int = 1000
-    patience: int = 5000
-    lanczos_iterations: int = 60
-    dense_below: int = 256
-    chunk: int = 0
-
-
-@dataclass(frozen=True)
-class Ends:
-    """What is known at the ends of the loops before any gradient is judged: `(E, B)` each, and the two references."""
-
-    cell: GridCell
-    common: dict[str, object]
-    first_task: int
-    spectrum: Spectrum
-    stationarity: Tensor
-    diverged_at: Tensor
-    references: dict[str, Sweep]
 
 
 def implicit_grid_cells(settings: Settings) -> list[Cell]:
@@ -134,10 +94,10 @@ def _measured(cell: GridCell, problem: Problem, loop: Trajectory, first_task: in
     ends = _ends(cell, problem, loop, exact_loop, first_task)
     for name in WHOLE_PATH:
         sweep = along_the_path(estimators[name](), problem, loop, cell.steps)
-        yield from _judged(ends, {"estimator": name}, sweep, ends.references)
+        yield from judged(ends, {"estimator": name}, sweep, ends.references)
     if problem.has_implicit_gradient:
         yield from _implicit(ends, problem, loop, exact_loop)
-        yield from _predicted(ends, problem, exact_loop)
+        yield from predicted_rows(ends, problem, exact_loop)
 
 
 def _ends(cell: GridCell, problem: Problem, loop: Trajectory, exact_loop: Trajectory, first_task: int) -> Ends:
@@ -197,7 +157,7 @@ def _implicit(ends: Ends, problem: Problem, loop: Trajectory, exact_loop: Trajec
     targets = ends.references | {"exact_solve": reference}
 
     sweep = warn_where_indefinite(exact if loop is exact_loop else solved_exactly(loop), ends.spectrum)
-    yield from _judged(ends, {"estimator": "implicit", "solver": "exact"}, sweep, targets)
+    yield from judged(ends, {"estimator": "implicit", "solver": "exact"}, sweep, targets)
 
     most = max(cell.iterations)
     for name, past in (("cg_unchecked", True), ("cg", False)):
@@ -205,89 +165,4 @@ def _implicit(ends: Ends, problem: Problem, loop: Trajectory, exact_loop: Trajec
         sweeps = implicit_at_ends(solver, problem, loop, cell.steps)
         for iterations, sweep in zip(sorted(set(cell.iterations)), sweeps, strict=True):
             label = {"estimator": "implicit", "solver": name, "solver_iterations": iterations}
-            yield from _judged(ends, label, warn_where_indefinite(sweep, ends.spectrum), targets)
-
-
-def _judged(
-    ends: Ends, label: dict[str, object], sweep: Sweep, targets: dict[str, Sweep]
-) -> Iterator[dict[str, object]]:
-    """One row for each target, end and task."""
-    for target, reference in targets.items():
-        found = distance(sweep.value.flatten(0, 1), reference.value.flatten(0, 1))
-        codes = outcome.graver(sweep.outcome, reference.outcome)
-        yield from _rows(ends, label | {"target": target}, found, sweep, [o.label for o in decode(codes)])
-
-
-def _rows(
-    ends: Ends, label: dict[str, object], found: Distance, sweep: Sweep | None, outcomes: list[str]
-) -> Iterator[dict[str, object]]:
-    steps, tasks = ends.cell.steps, ends.stationarity.shape[1]
-    flat = {
-        "cosine": found.cosine,
-        "cosine_distance": found.cosine_distance,
-        "relative_error": found.relative_error,
-        "norm_ratio": found.norm_ratio,
-        "digits": found.digits,
-        "stationarity": ends.stationarity,
-        "min_eigenvalue": ends.spectrum.smallest,
-        "max_eigenvalue": ends.spectrum.largest,
-    }
-    if sweep is not None:
-        flat["solver_residual"] = sweep.solver_residual
-    columns = {name: values.double().flatten().tolist() for name, values in flat.items()}
-    if sweep is not None:
-        counted = {"gradient_count": sweep.gradient_count, "hvp_count": sweep.hvp_count}
-        columns |= {name: values.flatten().tolist() for name, values in counted.items()}
-    diverged_at = ends.diverged_at.flatten().tolist()
-    for index, what in enumerate(outcomes):
-        end, task = divmod(index, tasks)
-        yield (
-            ends.common
-            | label
-            | {"task": ends.first_task + task, "inner_steps": steps[end], "outcome": what}
-            | {"outcome_step": diverged_at[index] if diverged_at[index] >= 0 else None}
-            | {name: values[index] for name, values in columns.items()}
-        )
-
-
-def _predicted(ends: Ends, problem: Problem, loop: Trajectory) -> Iterator[dict[str, object]]:
-    """The lines that theory gives for this problem, as rows with the outcome `prediction`; see `diagnostics.theory`."""
-    cell = ends.cell
-    shape = ends.stationarity.shape
-    nothing = torch.full(shape, torch.nan, dtype=torch.float64).flatten()
-    outcomes = ["prediction"] * nothing.numel()
-
-    def bound(label: dict[str, object], relative: Tensor) -> Iterator[dict[str, object]]:
-        found = Distance(nothing, nothing, relative.flatten(), nothing, nothing)
-        return _rows(ends, label, found, None, outcomes)
-
-    positive = ends.spectrum.smallest > 0
-    kappa = torch.where(positive, ends.spectrum.largest / ends.spectrum.smallest, torch.nan)
-    for iterations in cell.iterations:
-        label = {"estimator": "bound_cg", "solver": "cg", "solver_iterations": iterations, "target": "exact_solve"}
-        yield from bound(label, chebyshev(kappa, torch.tensor(iterations)))
-
-    constants = problem.constants(loop.data) if problem.constants else None
-    if constants is None or cell.inner_optimizer != "gd":
-        return
-    if bool((constants.hessian_lipschitz == 0).all()):
-        predicted = quadratic_prediction(problem, loop, cell.steps)
-        stationary = predicted.stationary.expand_as(predicted.unrolled)
-        for name, value, target, against in (
-            ("predicted_unrolled", predicted.unrolled, "stationary", stationary),
-            ("predicted_implicit", predicted.implicit, "stationary", stationary),
-            ("predicted_implicit", predicted.implicit, "unrolled", predicted.unrolled),
-        ):
-            found = distance(value.flatten(0, 1), against.flatten(0, 1))
-            yield from _rows(ends, {"estimator": name, "target": target}, found, None, outcomes)
-
-    bounds = convex_bounds(problem, loop, minimise(problem, loop, cell.patience).w)
-    size = ends.references["stationary"].value.norm(dim=-1)
-    if bounds is None:
-        return
-    unrolled = torch.stack([bounds.unrolled(count) for count in cell.steps]) / size
-    yield from bound({"estimator": "bound_unrolled", "target": "stationary"}, unrolled)
-    for iterations in cell.iterations:
-        implicit = torch.stack([bounds.implicit(count, iterations) for count in cell.steps]) / size
-        label = {"estimator": "bound_implicit", "solver": "cg", "solver_iterations": iterations, "target": "stationary"}
-        yield from bound(label, implicit)
+            yield from judged(ends, label, warn_where_indefinite(sweep, ends.spectrum), targets)

@@ -30,3 +30,17 @@ def spectrum(dimension: int, condition: float) -> Tensor:
     if dimension == 1:
         return torch.ones(1, dtype=torch.float64)
     return torch.logspace(-float(np.log10(condition)), 0.0, dimension, dtype=torch.float64)
+
+
+def conditioned_inputs(
+    seed: int, variables: tuple[int, int, int], tasks: int, examples: int, dimension: int, condition: float
+) -> tuple[Tensor, Tensor]:
+    """Support and query inputs `(tasks, examples, dimension)` for regression, their conditioning exact.
+
+    The second moment `X'X/n` of each has the eigenvalues `spectrum(dimension, condition)` in one basis of each task's
+    own; needs `examples >= dimension`. `variables` are the streams of the basis, the support and the query.
+    """
+    basis = orthonormal(seed, variables[0], tasks, dimension, dimension)
+    scale = (examples * spectrum(dimension, condition)).sqrt()
+    support, query = (orthonormal(seed, variable, tasks, examples, dimension) for variable in variables[1:])
+    return (support * scale) @ basis.mT, (query * scale) @ basis.mT

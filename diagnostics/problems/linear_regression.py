@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diagnostics.checks import at_least, positive, whole_number
-from diagnostics.draws import normal, orthonormal, spectrum
+from diagnostics.draws import conditioned_inputs, normal
 from diagnostics.problem import ConvexConstants, Problem, proximal
 from diagnostics.problem_names import problems
 from diagnostics.rows import Data
@@ -45,15 +45,18 @@ def linear_regression(
         return mean_square
 
     def sample(tasks: int, seed: int) -> dict[str, Tensor]:
-        basis = orthonormal(seed, 0, tasks, dimension, dimension)
-        scale = (examples * spectrum(dimension, condition)).sqrt()
+        support, query = conditioned_inputs(seed, (0, 2, 4), tasks, examples, dimension, condition)
         truth = normal(seed, 1, tasks, dimension, 1)
-        data: dict[str, Tensor] = {}
-        for variable, prefix in ((2, "support"), (4, "query")):
-            x = (orthonormal(seed, variable, tasks, examples, dimension) * scale) @ basis.mT
-            data[f"{prefix}_x"] = x
-            data[f"{prefix}_y"] = (x @ truth).squeeze(-1) + noise * normal(seed, variable + 1, tasks, examples)
-        return data
+
+        def answers(x: Tensor, variable: int) -> Tensor:
+            return (x @ truth).squeeze(-1) + noise * normal(seed, variable, tasks, examples)
+
+        return {
+            "support_x": support,
+            "support_y": answers(support, 3),
+            "query_x": query,
+            "query_y": answers(query, 5),
+        }
 
     def minimizer(theta: Tensor, data: Data) -> Tensor:
         x, y = data["support_x"], data["support_y"].unsqueeze(-1)

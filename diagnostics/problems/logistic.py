@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from diagnostics.checks import at_least, positive, whole_number
-from diagnostics.draws import normal, orthonormal, spectrum, uniform
+from diagnostics.draws import conditioned_inputs, normal, uniform
 from diagnostics.problem import ConvexConstants, Problem, proximal
 from diagnostics.problem_names import problems
 from diagnostics.rows import Data
@@ -42,16 +42,14 @@ def logistic(
         return mean_log_loss
 
     def sample(tasks: int, seed: int) -> dict[str, Tensor]:
-        basis = orthonormal(seed, 0, tasks, dimension, dimension)
-        scale = (examples * spectrum(dimension, condition)).sqrt()
+        support, query = conditioned_inputs(seed, (0, 2, 4), tasks, examples, dimension, condition)
         truth = normal(seed, 1, tasks, dimension, 1)
-        data: dict[str, Tensor] = {}
-        for variable, prefix in ((2, "support"), (4, "query")):
-            x = (orthonormal(seed, variable, tasks, examples, dimension) * scale) @ basis.mT
+
+        def labels(x: Tensor, variable: int) -> Tensor:
             chance = torch.sigmoid(3 * (x @ truth).squeeze(-1))
-            y = torch.where(uniform(seed, variable + 1, 0, 1, tasks, examples) < chance, 1.0, -1.0)
-            data |= {f"{prefix}_x": x, f"{prefix}_y": y.double()}
-        return data
+            return torch.where(uniform(seed, variable, 0, 1, tasks, examples) < chance, 1.0, -1.0).double()
+
+        return {"support_x": support, "support_y": labels(support, 3), "query_x": query, "query_y": labels(query, 5)}
 
     def constants(data: Data) -> ConvexConstants:
         x = data["support_x"].double()

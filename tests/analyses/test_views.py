@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 
 from analyses.analysis import analyses
-from analyses.grid import GridCell, measure
+from analyses.grid import measure
+from analyses.grid_rows import GridCell
 from analyses.table import COLUMNS, tidy
 
 

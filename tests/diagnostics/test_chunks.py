@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from analyses.grid import GridCell, measure
+from analyses.grid import measure
+from analyses.grid_rows import GridCell
 from diagnostics.chunks import BUDGET, in_chunks, saved_bytes, tasks_that_fit
 from diagnostics.problem import Problem
 from diagnostics.problem_names import problems
