@@ -17,8 +17,9 @@ LARGEST_FILE = 1 << 20  # bytes of a settings file; a real one has a few hundred
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Strength = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-CountOrNone = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1, le=10**7)]
+CountOrNone = Annotated[int, Field(ge=0, le=10**7)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Several = Field(min_length=1)
 
 STRICT = ConfigDict(extra="forbid", strict=True)
@@ -38,7 +39,7 @@ class Grid:
     steps: Annotated[tuple[CountOrNone, ...], Several]
     iterations: Annotated[tuple[Count, ...], Several]
     tasks: Count
-    seeds: Annotated[tuple[CountOrNone, ...], Several]
+    seeds: Annotated[tuple[Seed, ...], Several]
     precisions: Annotated[tuple[str, ...], Several] = ("float64",)
     inner_optimizer: str = "gd"
     inner_lr: Positive | None = None
@@ -131,7 +132,9 @@ def resolve(
             json.dumps({"analyses": list(analyses), "grids": merged}, allow_nan=True, default=str)
         )
     except ValidationError as error:
-        raise ValueError("settings: " + "; ".join(_in_words(detail) for detail in error.errors())) from None
+        # A list whose entries are wrong is also called too short, and every grid complains alike: once is enough.
+        wrong = [detail for detail in error.errors() if detail["type"] != "too_short" or not detail["input"]]
+        raise ValueError("; ".join(dict.fromkeys(_in_words(detail) for detail in wrong))) from None
 
 
 def as_json(settings: Settings) -> dict[str, Any]:

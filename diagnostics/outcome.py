@@ -1,9 +1,12 @@
 """Outcomes: what became of one task's computation, batched as integer codes, each with advice for the user."""
 
-from enum import Enum
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # figures read the advice, and do without torch
+    from torch import Tensor
 
 
 class Outcome(Enum):
@@ -64,12 +67,12 @@ def decode(codes: Tensor) -> list[Outcome]:
 
 def where(condition: Tensor, outcome: Outcome) -> Tensor:
     """Codes `(...)`: `outcome` where the condition holds, `OK` elsewhere."""
-    return torch.where(condition, outcome.code, Outcome.OK.code)
+    return condition.long() * outcome.code  # OK is 0
 
 
 def graver(*codes: Tensor) -> Tensor:
     """The graver outcome, element by element, of tensors of codes that broadcast."""
     worst = codes[0]
     for other in codes[1:]:
-        worst = torch.maximum(worst, other)
+        worst = worst.maximum(other)
     return worst

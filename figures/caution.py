@@ -5,26 +5,12 @@ from collections.abc import Sequence
 import pandas as pd
 
 from analyses.summary import UNIT
+from diagnostics.outcome import Outcome
 from figures.table_view import finest
 
 IMPLICIT = ("exact", "cg", "cg_unchecked")
 
-# The advice of `diagnostics.outcome`, restated because figures do without the library that it needs; a test compares.
-ADVICE = {
-    "solver unfinished": "The linear solver used all its iterations before it met its tolerance; allow more "
-    "iterations.",
-    "indefinite": "The inner Hessian has a negative eigenvalue here, so this is no minimum and the implicit formula "
-    "does not apply; take more inner steps or a larger strength.",
-    "negative curvature": "Conjugate gradients met a direction of negative curvature: the inner Hessian is indefinite "
-    "and the implicit formula does not apply; take more inner steps or a larger strength.",
-    "singular": "The inner Hessian is singular to working precision; add damping or a larger strength.",
-    "no minimiser": "No minimiser was reached from where the inner loop ended, so there is no stationary gradient to "
-    "compare with; take more inner steps, or smooth the loss (relu and max-pool have kinks).",
-    "replay differs": "The loop that was rerun for its graph left the recorded states; the inner loss is not "
-    "deterministic.",
-    "not finite": "The gradient overflowed or is not a number although the inner loop is finite.",
-    "diverged": "The inner loop overflowed; take a smaller inner step.",
-}
+ADVICE = {outcome.label: outcome.advice for outcome in Outcome}
 
 
 def mostly_indefinite(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:

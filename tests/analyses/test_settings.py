@@ -49,6 +49,7 @@ def test_a_chosen_problem_takes_the_grid_that_names_it() -> None:
         ({"steps": ()}, "steps: tuple should have at least 1 item"),
         ({"inner_lr": float("nan")}, "inner_lr"),
         ({"strength": -1.0}, "strength: input should be greater than or equal to 0, found -1.0"),
+        ({"tasks": 10**20}, "tasks: input should be less than or equal to 10000000"),
         ({"setps": (1,)}, "unknown entry 'setps'; did you mean 'steps'?"),
     ],
 )
@@ -61,6 +62,12 @@ def test_a_wrong_entry_is_named_with_what_was_expected(flags: dict, line: str) -
 
 def test_no_steps_are_allowed() -> None:
     assert resolve(ALL, "smoke", {}, {"steps": (0, 1)}).grids[0].steps == (0, 1)
+
+
+def test_a_mistake_is_told_once_however_many_grids_make_it() -> None:
+    with pytest.raises(ValueError) as caught:
+        resolve(ALL, "quick", {}, {"seeds": (-1,)})
+    assert str(caught.value) == "seeds: input should be greater than or equal to 0, found -1"
 
 
 def test_every_mistake_is_told_at_once() -> None:

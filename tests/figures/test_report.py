@@ -8,8 +8,6 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 
-from diagnostics.outcome import Outcome
-from figures.caution import ADVICE
 from figures.report import answers, as_markdown, write_report
 from tests.figures.made_up import HOSTILE, SAMPLES, grid
 
@@ -126,10 +124,6 @@ def test_nothing_half_written_is_left(tmp_path):
     with pytest.raises(OSError):
         write_report(tmp_path, {"steps": grid(tasks=1)}, {})
     assert not list(tmp_path.rglob("*.part"))
-
-
-def test_advice_is_that_of_the_outcomes():
-    assert {outcome.label: outcome.advice for outcome in Outcome if outcome.advice} == ADVICE
 
 
 def test_markdown_shows_text_as_it_stands():
