@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
 
 from figures.names import printable, problem_name
 from figures.style import GREY, INK, WIDTH
@@ -58,10 +60,10 @@ class Page:
         )
 
     def name_row(self, row: int, case: str) -> None:
-        """The case, in bold, above its row."""
-        text = printable(problem_name(case), 48)
+        """The case, in bold, above its row; a long name is set smaller, and one that is too long even then is cut."""
+        text, size = _fitted(case)
         self.figure.text(
-            0.08 / WIDTH, self._head_line(row), text, ha="left", va="bottom", fontsize=8.5, weight="bold", color=INK
+            0.08 / WIDTH, self._head_line(row), text, ha="left", va="bottom", fontsize=size, weight="bold", color=INK
         )
 
     def legend(self, handles: Sequence[Artist], columns: int) -> None:
@@ -78,6 +80,16 @@ class Page:
     def _head_line(self, row: int) -> float:
         from_top = self.layout.legend + row * self.layout.row_height + 0.19
         return 1 - from_top / self.figure.get_figheight()
+
+
+def _fitted(case: str) -> tuple[str, float]:
+    """The case's name and the size that it is set in."""
+    whole = printable(problem_name(case), 90)
+    for size, inches in ((8.5, 4.2), (6.2, WIDTH - 0.16)):  # the larger leaves room for a remark at the right
+        shape = TextPath((0, 0), whole, size=size, prop=FontProperties(family="DejaVu Sans", weight="bold"))
+        if shape.get_extents().width / 72 <= inches:
+            return whole, size
+    return printable(problem_name(case), 48), 8.5
 
 
 def page(rows: int, layout: Layout) -> Page:

@@ -44,9 +44,10 @@ def chosen(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def middling(frame: pd.DataFrame) -> int:
-    """The number of CG iterations whose line is drawn, of those that were run."""
-    counts = iteration_counts(frame)
-    return counts[len(counts) // 2] if counts else -1
+    """The number of CG iterations whose line is drawn: the middling one of those that every case was run with."""
+    each = [set(iteration_counts(rows)) for _, rows in frame.groupby("case")]
+    shared = sorted(set.intersection(*[counts for counts in each if counts] or [set()])) or iteration_counts(frame)
+    return shared[len(shared) // 2] if shared else -1
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
@@ -81,7 +82,7 @@ def draw(frame: pd.DataFrame) -> Figure:
                 count_axis(panel, here["inner_steps"].tolist(), "inner steps")
                 epsilon_lines(panel, arithmetics, label="outside")
                 shown = here[here["target"] == target]
-                _lines(panel, shown[~shown["method"].isin(THEORY)], scale, arithmetics)
+                _lines(panel, shown[~shown["method"].isin(THEORY)], scale, precisions(measured))
                 _theory(panel, finest(shown[shown["method"].isin(THEORY)]), scale)
                 if shown["relative_error"].isna().all():
                     say_instead(panel, nothing_to_compare(everything[everything["case"] == case], target))
@@ -103,6 +104,7 @@ def draw(frame: pd.DataFrame) -> Figure:
 
 
 def _lines(panel, shown: pd.DataFrame, scale, arithmetics: list[str]) -> None:
+    """The case's lines; those of its finest arithmetic have the markers, with their warnings, and the intervals."""
     for method in DRAWN:
         for precision in arithmetics:
             line = shown[(shown["method"] == method) & (shown["precision"] == precision)]

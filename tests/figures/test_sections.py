@@ -2,12 +2,15 @@
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from figures.section import Section, in_order, sections
+from figures.steps import middling
 from figures.style import drawing
+from figures.table_view import view
 from tests.figures.made_up import SAMPLES, grid
 
 CROWDED = {
@@ -115,3 +118,26 @@ def test_a_missing_minimiser_is_said_in_the_panel():
     figure = sections["steps"].draw(SAMPLES["no minimiser"]())
     said = [text.get_text() for axes in figure.axes for text in axes.texts]
     assert "no minimiser reached\nin 32 of 32 tasks" in said
+
+
+def test_the_cg_line_of_steps_is_one_that_every_problem_was_run_with():
+    rows = pd.concat(
+        [grid("a", iterations=(2, 5, 20)), grid("b", iterations=(2, 5, 10))],
+        ignore_index=True,
+    )
+    assert middling(view(rows, (), "steps")) == 5
+
+
+def test_a_problem_that_was_run_in_a_coarse_arithmetic_only_shows_its_warnings_too():
+    """One problem in both arithmetics, another in float32 alone and its Hessian indefinite: its markers are hollow."""
+    coarse = grid("coarse", precisions=("float32",), indefinite=lambda steps: 1.0)
+    figure = sections["steps"].draw(pd.concat([grid("fine"), coarse], ignore_index=True))
+    bottom = min(axes.get_position().y0 for axes in figure.axes)
+    lines = [line for axes in figure.axes if axes.get_position().y0 == bottom for line in axes.lines]
+    assert any(line.get_marker() != "None" and line.get_markerfacecolor() == "white" for line in lines)
+
+
+def test_a_long_name_is_given_whole():
+    name = "few_shot[width=16,activation=tanh,pool=average,strength=100,learning_rate=0.005]"
+    said = [text.get_text() for text in sections["steps"].draw(grid(name)).texts]
+    assert "few shot (width 16, activation tanh, pool average, strength 100, learning rate 0.005)" in said
