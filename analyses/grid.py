@@ -104,10 +104,11 @@ def _ends(cell: GridCell, problem: Problem, loop: Trajectory, exact_loop: Trajec
     steps = torch.as_tensor(cell.steps)
     diverged_at = torch.where(loop.diverged_at <= steps.unsqueeze(-1), loop.diverged_at, -1)
     unrolled = along_the_path(UnrolledAdjoint(), problem, exact_loop, cell.steps)
-    references = {"unrolled": replace(unrolled, outcome=torch.zeros_like(unrolled.outcome))}
+    references = {"unrolled": unrolled}
     if problem.has_implicit_gradient:
         stationary = stationary_reference(problem, exact_loop, cell.patience)
-        codes = torch.where(stationary.outcome == Outcome.NOT_STATIONARY.code, Outcome.NOT_STATIONARY.code, 0)
+        # A loop that diverges later has no minimiser to compare its earlier ends with.
+        codes = outcome.where(stationary.outcome != Outcome.OK.code, Outcome.NOT_STATIONARY)
         references["stationary"] = replace(
             unrolled, value=stationary.value.expand_as(unrolled.value), outcome=codes.expand_as(unrolled.outcome)
         )
@@ -152,7 +153,7 @@ def _implicit(ends: Ends, problem: Problem, loop: Trajectory, exact_loop: Trajec
     reference = replace(
         exact,
         value=torch.where(solved.unsqueeze(-1), exact.value, torch.nan),
-        outcome=outcome.where(~solved, Outcome.UNFINISHED),
+        outcome=outcome.where(~solved, Outcome.UNSOLVED),
     )
     targets = ends.references | {"exact_solve": reference}
 

@@ -28,6 +28,11 @@ class Outcome(Enum):
         "formula does not apply; take more inner steps or a larger strength.",
     )
     SINGULAR = ("singular", "The inner Hessian is singular to working precision; add damping or a larger strength.")
+    UNSOLVED = (
+        "no exact solve",
+        "The linear system here was not solved to rounding within its iterations, so there is no exact solve to "
+        "compare with; allow more exact_iterations.",
+    )
     NOT_STATIONARY = (
         "no minimiser",
         "No minimiser was reached from where the inner loop ended, so there is no stationary gradient to compare "

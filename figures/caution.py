@@ -41,13 +41,14 @@ def nothing_to_compare(rows: pd.DataFrame, target: str) -> str:
     rows = finest(rows[(rows["target"] == target) & ~rows["theory"]])
     if rows.empty:
         return "not measured"
-    hits = {outcome: tasks_where(rows, outcome) for outcome in ("no minimiser", "diverged", "not finite")}
-    worst, (hit, tasks) = max(hits.items(), key=lambda item: item[1][0])
-    if not hit:
-        return f"no number in {tasks} of {tasks} tasks"
     words = {
         "no minimiser": "no minimiser reached",
+        "no exact solve": "linear system not solved",
         "diverged": "the inner loop diverged",
         "not finite": "the gradient is not finite",
     }
+    hits = {outcome: tasks_where(rows, outcome) for outcome in words}
+    worst, (hit, tasks) = max(hits.items(), key=lambda item: item[1][0])
+    if not hit:
+        return f"no number in {tasks} of {tasks} tasks"
     return f"{words[worst]}\nin {hit} of {tasks} tasks"

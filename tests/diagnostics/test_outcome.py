@@ -16,8 +16,13 @@ def test_the_order_is_of_gravity() -> None:
 def test_what_leaves_no_number_has_failed() -> None:
     failed = {outcome for outcome in Outcome if outcome.failed}
     assert failed == {
-        Outcome.SINGULAR, Outcome.NOT_STATIONARY, Outcome.REPLAY_DIFFERS, Outcome.NOT_FINITE, Outcome.DIVERGED,
-    }  # fmt: skip
+        Outcome.SINGULAR,
+        Outcome.UNSOLVED,
+        Outcome.NOT_STATIONARY,
+        Outcome.REPLAY_DIFFERS,
+        Outcome.NOT_FINITE,
+        Outcome.DIVERGED,
+    }
 
 
 def test_every_outcome_but_ok_says_what_to_do() -> None:
