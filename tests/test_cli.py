@@ -1,5 +1,6 @@
 """The commands as a user types them: what they print, their exit codes, and what they leave behind."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -89,6 +90,20 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert resumed.exit_code == 0
     assert "[1/8]" not in resumed.stderr
     assert contents(cut)["tables/steps.csv"] == contents(whole)["tables/steps.csv"]
+
+
+def test_an_interrupt_ends_with_130_and_one_line(tmp_path: Path) -> None:
+    many = ",".join(str(seed) for seed in range(200))
+    command = [sys.executable, str(ROOT / "cli.py"), "run", "steps", *TINY, "--seed", many, "--out", str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while "[1/200]" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+    assert process.returncode == 130
+    assert said.strip().splitlines()[-1] == "interrupted; the same command goes on from here"
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize(
