@@ -26,7 +26,6 @@ from diagnostics.problem import Problem
 from diagnostics.rows import convert_rows, row_norms
 from diagnostics.solvers import LinearSolver
 
-TARGETS = ("unrolled", "stationary")
 WRITTEN_OUT = 256  # unknowns up to which the exact solve writes the Hessian out
 NEAR = 1e-5  # relative gradient norm at which the inner loop is close enough for Newton's method
 STATIONARY = 1e4  # in units of eps: the relative optimality residual that counts as stationary

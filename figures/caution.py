@@ -8,8 +8,6 @@ from analyses.summary import UNIT
 from diagnostics.outcome import Outcome
 from figures.table_view import finest
 
-IMPLICIT = ("exact", "cg", "cg_unchecked")
-
 ADVICE = {outcome.label: outcome.advice for outcome in Outcome}
 
 
