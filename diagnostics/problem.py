@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.checks import whole_number
+from diagnostics.inputs import Inputs
 from diagnostics.rows import Data
 
 Loss = Callable[[Tensor, Tensor, Data], Tensor]  # w (B, N), theta (B, P), data -> losses (B,)
@@ -44,7 +45,7 @@ class Problem:
     with. `init(seed) -> (P,)` and `sample(tasks, seed) -> data` draw in float64, and a larger sample begins with the
     smaller one. `start(theta, data) -> (B, N)` is where the inner loop begins. `minimizer(theta, data) -> (B, N)`,
     where known, is the exact minimiser of the inner loss; `constants(data)`, where known, says how convex the problem
-    is.
+    is; `inputs`, where stated, says how the data can be rescaled.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Problem:
     learning_rate: float = 0.01
     minimizer: Callable[[Tensor, Data], Tensor] | None = None
     constants: Callable[[Data], ConvexConstants] | None = None
+    inputs: Inputs | None = None
 
     @property
     def has_implicit_gradient(self) -> bool:

@@ -1,10 +1,12 @@
 """Few-shot image classification with the four-block network of MAML, on the embedded glyphs."""
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 from diagnostics.checks import at_least, one_of, positive, whole_number
 from diagnostics.data import episodes, glyphs
+from diagnostics.inputs import Inputs
 from diagnostics.models import NORMS, conv4
 from diagnostics.problem import Problem, proximal
 from diagnostics.problem_names import problems
@@ -51,6 +53,12 @@ def few_shot(
     def sample(tasks: int, seed: int) -> dict[str, Tensor]:
         return episodes.draw(glyphs.load(split), tasks, ways, shots, queries, seed)
 
+    def absorb(w: Tensor, shift: Tensor, by: Tensor) -> Tensor | None:
+        if shift.any():
+            return None  # the convolutions pad with zeros, which are not shifted
+        kernels, others = w.split([9 * width, w.shape[1] - 9 * width], dim=1)
+        return torch.cat([kernels / by.squeeze(-1), others], dim=1)  # of the first block, which alone meets the images
+
     return Problem(
         name="few_shot",
         inner_loss=proximal(loss("support"), strength),
@@ -59,4 +67,20 @@ def few_shot(
         sample=sample,
         strength=strength,
         learning_rate=learning_rate,
+        inputs=Inputs(moment=_moment, change=_change, absorb=absorb, centre=_centre, alike=True),
     )
+
+
+def _centre(data: Data) -> Tensor:
+    return data["support_images"].flatten(1).mean(1, keepdim=True)
+
+
+def _moment(data: Data) -> Tensor:
+    return ((data["support_images"].flatten(1) - _centre(data)) ** 2).mean(1).view(-1, 1, 1)
+
+
+def _change(data: Data, shift: Tensor, by: Tensor) -> Data:
+    def changed(x: Tensor) -> Tensor:
+        return (x - shift.view(-1, 1, 1, 1, 1)) * by.view(-1, 1, 1, 1, 1)
+
+    return {**data, **{key: changed(data[key]) for key in ("support_images", "query_images")}}

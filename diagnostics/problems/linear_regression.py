@@ -9,6 +9,7 @@ from torch import Tensor
 
 from diagnostics.checks import at_least, positive, whole_number
 from diagnostics.draws import conditioned_inputs, normal
+from diagnostics.inputs import linear_inputs, second_moment
 from diagnostics.problem import ConvexConstants, Problem, proximal
 from diagnostics.problem_names import problems
 from diagnostics.rows import Data
@@ -60,17 +61,20 @@ def linear_regression(
 
     def minimizer(theta: Tensor, data: Data) -> Tensor:
         x, y = data["support_x"], data["support_y"].unsqueeze(-1)
-        regular = _second_moment(x) + strength * torch.eye(dimension, dtype=theta.dtype, device=theta.device)
+        regular = second_moment(x) + strength * torch.eye(dimension, dtype=theta.dtype, device=theta.device)
         return torch.linalg.solve(regular, (x.mT @ y / examples).squeeze(-1) + strength * theta)
 
     def constants(data: Data) -> ConvexConstants:
-        values = torch.linalg.eigvalsh(_second_moment(data["support_x"].double()))
+        values = torch.linalg.eigvalsh(second_moment(data["support_x"].double()))
         return ConvexConstants(
             smallest=values[:, 0] + strength,
             largest=values[:, -1] + strength,
             hessian_lipschitz=torch.zeros_like(values[:, 0]),
-            outer_smoothness=torch.linalg.eigvalsh(_second_moment(data["query_x"].double()))[:, -1],
+            outer_smoothness=torch.linalg.eigvalsh(second_moment(data["query_x"].double()))[:, -1],
         )
+
+    def with_strength(strength: float) -> Problem:
+        return linear_regression(dimension, condition, examples, noise, strength, learning_rate)
 
     return Problem(
         name="linear_regression",
@@ -82,8 +86,5 @@ def linear_regression(
         learning_rate=learning_rate,
         minimizer=minimizer,
         constants=constants,
+        inputs=linear_inputs(with_strength, targets=("support_y", "query_y")),
     )
-
-
-def _second_moment(x: Tensor) -> Tensor:
-    return x.mT @ x / x.shape[1]

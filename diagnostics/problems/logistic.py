@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from diagnostics.checks import at_least, positive, whole_number
 from diagnostics.draws import conditioned_inputs, normal, uniform
+from diagnostics.inputs import linear_inputs, second_moment
 from diagnostics.problem import ConvexConstants, Problem, proximal
 from diagnostics.problem_names import problems
 from diagnostics.rows import Data
@@ -37,7 +38,7 @@ def logistic(
     def loss(prefix: str):
         def mean_log_loss(w: Tensor, theta: Tensor, data: Data) -> Tensor:
             margin = (data[f"{prefix}_x"] @ w.unsqueeze(-1)).squeeze(-1) * data[f"{prefix}_y"]
-            return functional.softplus(-margin).mean(-1)
+            return -functional.logsigmoid(margin).mean(-1)
 
         return mean_log_loss
 
@@ -61,6 +62,9 @@ def logistic(
             outer_smoothness=_largest_moment(data["query_x"].double()) / 4,
         )
 
+    def with_strength(strength: float) -> Problem:
+        return logistic(dimension, condition, examples, strength, learning_rate)
+
     return Problem(
         name="logistic",
         inner_loss=proximal(loss("support"), strength),
@@ -70,8 +74,9 @@ def logistic(
         strength=strength,
         learning_rate=learning_rate,
         constants=constants,
+        inputs=linear_inputs(with_strength),
     )
 
 
 def _largest_moment(x: Tensor) -> Tensor:
-    return torch.linalg.eigvalsh(x.mT @ x / x.shape[1])[:, -1]
+    return torch.linalg.eigvalsh(second_moment(x))[:, -1]

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from diagnostics.checks import at_least, positive, whole_number
 from diagnostics.draws import normal, orthonormal, spectrum
+from diagnostics.inputs import Inputs
 from diagnostics.problem import ConvexConstants, Problem, proximal
 from diagnostics.problem_names import problems
 from diagnostics.rows import Data
@@ -63,12 +64,29 @@ def quadratic(
         learning_rate=learning_rate,
         minimizer=minimizer,
         constants=constants,
+        inputs=Inputs(
+            moment=lambda data: data["A"],
+            change=_change,
+            absorb=lambda w, shift, by: torch.linalg.solve(by, w),
+            with_strength=lambda strength: quadratic(dimension, condition, strength, learning_rate),
+            targets=("b", "c"),
+        ),
     )
 
 
 def _with_spectrum(basis: Tensor, values: Tensor) -> Tensor:
     matrix = (basis * values) @ basis.mT
     return (matrix + matrix.mT) / 2
+
+
+def _change(data: Data, shift: Tensor, by: Tensor) -> Data:
+    """The quadratic in the coordinates `M^-1 w`, as of inputs whose second moment is A; it has no inputs to shift."""
+    square = {key: by.mT @ data[key] @ by for key in ("A", "C")}
+    return {
+        **{key: (value + value.mT) / 2 for key, value in square.items()},
+        "b": _times(by.mT, data["b"]),
+        "c": torch.linalg.solve(by, data["c"]),
+    }
 
 
 def _times(matrix: Tensor, vector: Tensor) -> Tensor:

@@ -5,11 +5,13 @@ from torch import Tensor
 
 from diagnostics.checks import at_least, one_of, positive, whole_number
 from diagnostics.draws import uniform
+from diagnostics.inputs import Inputs, change_x, second_moment
 from diagnostics.models import mlp
 from diagnostics.problem import Problem, proximal
 from diagnostics.problem_names import problems
 from diagnostics.rows import Data
 
+HIDDEN = 40
 PHASES = {"maml": -1.0, "imaml": 1.0}  # y = amplitude sin(x - phase) in MAML's released code, sin(x + phase) in iMAML's
 
 
@@ -34,7 +36,7 @@ def sinusoid(
     positive("sinusoid: learning_rate", learning_rate)
     at_least("sinusoid: strength", strength, 0)
     sign = PHASES[one_of("sinusoid: phase", phase, tuple(PHASES))]
-    network = mlp((1, 40, 40, 1), activation, initialisation)
+    network = mlp((1, HIDDEN, HIDDEN, 1), activation, initialisation)
 
     def loss(prefix: str):
         def mean_square(w: Tensor, theta: Tensor, data: Data) -> Tensor:
@@ -59,4 +61,20 @@ def sinusoid(
         sample=sample,
         strength=strength,
         learning_rate=learning_rate,
+        inputs=Inputs(
+            moment=lambda data: second_moment(data["support_x"] - _centre(data).unsqueeze(1)),
+            change=change_x,
+            absorb=_absorb,
+            centre=_centre,
+        ),
     )
+
+
+def _centre(data: Data) -> Tensor:
+    return data["support_x"].mean(1)
+
+
+def _absorb(w: Tensor, shift: Tensor, by: Tensor) -> Tensor:
+    """The first layer alone meets the input x: its weights are divided, and its biases take up the shift."""
+    weights, biases, others = w.split([HIDDEN, HIDDEN, w.shape[1] - 2 * HIDDEN], dim=1)
+    return torch.cat([weights / by.squeeze(-1), biases + weights * shift, others], dim=1)
