@@ -16,8 +16,9 @@ from torch import Tensor
 
 from diagnostics import outcome
 from diagnostics.estimators.unrolled import stray
-from diagnostics.inner import Trajectory, loss_gradient
+from diagnostics.inner import Trajectory
 from diagnostics.meta_gradient import MetaGradient, estimators, meta_gradient, outer_gradients
+from diagnostics.one_step import take_step
 from diagnostics.outcome import Outcome
 from diagnostics.problem import Problem
 
@@ -48,7 +49,11 @@ class UnrolledAdjoint:
                 strayed[step] = torch.zeros_like(trajectory.outcome, dtype=torch.bool)
             if step == 0:
                 break
-            replayed = _pull_back(problem, trajectory, step - 1, adjoints, by_theta)
+            taken = take_step(problem, trajectory, trajectory.states[step - 1])
+            for end, adjoint in adjoints.items():
+                adjoints[end], more = taken.pull(adjoint)
+                by_theta[end] = by_theta[end] + more
+            replayed = stray(taken.following, trajectory, step)
             strayed = {end: seen | replayed for end, seen in strayed.items()}
         _pull_back_start(problem, trajectory, adjoints, by_theta)
         return tuple(
@@ -61,26 +66,6 @@ class UnrolledAdjoint:
             )
             for count in steps
         )
-
-
-def _pull_back(
-    problem: Problem, trajectory: Trajectory, step: int, adjoints: dict[int, Tensor], by_theta: dict[int, Tensor]
-) -> Tensor:
-    """Carry every adjoint from the state after `step + 1` steps to that after `step`; which tasks strayed."""
-    state = trajectory.states[step].detach().requires_grad_()
-    theta = trajectory.theta.detach().requires_grad_()
-    with torch.enable_grad():
-        following = trajectory.optimizer.step(
-            state,
-            lambda w: loss_gradient(problem.inner_loss, w, theta, trajectory.data, graph=True),
-            trajectory.size,
-        )
-    for end, adjoint in adjoints.items():
-        adjoints[end], more = torch.autograd.grad(
-            following, (state, theta), adjoint, retain_graph=True, materialize_grads=True
-        )
-        by_theta[end] = by_theta[end] + more
-    return stray(following, trajectory, step + 1)
 
 
 def _pull_back_start(

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from diagnostics import inner
-from diagnostics.estimators import unrolled, unrolled_adjoint
+from diagnostics import inner, one_step
+from diagnostics.estimators import unrolled
 from diagnostics.estimators.first_order import FirstOrder
 from diagnostics.estimators.unrolled import Unrolled
 from diagnostics.estimators.unrolled_adjoint import UnrolledAdjoint
@@ -53,7 +53,7 @@ def test_the_check_fails_if_the_graph_of_the_inner_gradient_is_dropped(
     def without_graph(loss: Loss, w: Tensor, theta: Tensor, data: Data, *, graph: bool = False) -> Tensor:
         return inner.loss_gradient(loss, w, theta, data, graph=False)
 
-    for module in (unrolled, unrolled_adjoint):
+    for module in (unrolled, one_step):
         monkeypatch.setattr(module, "loss_gradient", without_graph)
     problem, loop = sinusoid()
     first = FirstOrder()(problem, loop).value
