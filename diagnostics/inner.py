@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from diagnostics import outcome
+from diagnostics.arithmetic.precision import arithmetic_of
 from diagnostics.checks import whole_number
 from diagnostics.outcome import Outcome
 from diagnostics.problem import Loss, Problem
@@ -165,10 +166,10 @@ def _check_inputs(problem: Problem, theta: Tensor, data: Data, steps: int) -> No
             raise ValueError(
                 f"problem {problem.name!r}: expected {len(theta)} tasks as in theta, found {len(x)} in {name}"
             )
-        if x.is_floating_point() and x.dtype != theta.dtype:
+        if x.is_floating_point() and arithmetic_of(x) != arithmetic_of(theta):
             raise ValueError(
                 f"problem {problem.name!r}: expected one arithmetic, "
-                f"found theta in {theta.dtype} and {name} in {x.dtype}"
+                f"found theta in {arithmetic_of(theta)} and {name} in {arithmetic_of(x)}"
             )
         if not x.isfinite().all():
             row = int((~x.isfinite()).reshape(len(x), -1).any(1).nonzero()[0])

@@ -13,6 +13,11 @@ class Outcome(Enum):
     """What happened, and what to do about it; in order of gravity, so that the graver of two is their maximum."""
 
     OK = ("ok", "")
+    UNRESOLVED = (
+        "unresolved",
+        "The error is not 100 times larger than the difference of two settings of the reference, so only its size can "
+        "be trusted; let the reference be computed in extended precision (reference_seconds).",
+    )
     UNFINISHED = (
         "solver unfinished",
         "The linear solver used all its iterations before it met its tolerance; allow more iterations.",
@@ -26,6 +31,11 @@ class Outcome(Enum):
         "negative curvature",
         "Conjugate gradients met a direction of negative curvature: the inner Hessian is indefinite and the implicit "
         "formula does not apply; take more inner steps or a larger strength.",
+    )
+    UNDERFLOW = (
+        "underflow",
+        "A gradient fell below the smallest normal number of the arithmetic and lost its digits, or vanished; scale "
+        "the loss (power_of_two does it exactly) or use an arithmetic of wider range.",
     )
     SINGULAR = ("singular", "The inner Hessian is singular to working precision; add damping or a larger strength.")
     UNSOLVED = (

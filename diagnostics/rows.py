@@ -23,8 +23,3 @@ def repeat_rows(data: Data, times: int) -> dict[str, Tensor]:
 def take_rows(data: Data, rows: slice) -> dict[str, Tensor]:
     """The same rows of every tensor."""
     return {key: value[rows] for key, value in data.items()}
-
-
-def convert_rows(data: Data, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The floating-point tensors in another dtype; whole numbers (labels) as they are."""
-    return {key: value.to(dtype) if value.is_floating_point() else value for key, value in data.items()}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from diagnostics.registry import Registry
+from diagnostics.rows import row_norms
 
 MatVec = Callable[[Tensor], Tensor]  # v (B, N) -> H v (B, N), row by row
 
@@ -40,11 +41,11 @@ solvers: Registry[Callable[..., LinearSolver]] = Registry("linear solver", "diag
 
 
 def exponent_scale(b: Tensor) -> Tensor:
-    """A power of two `(B, 1)` of the size of each row's largest entry; 1 for rows that are zero or not finite.
+    """A power of two `(B, 1)` of the size of each row's norm; 1 for rows that are zero or not finite.
 
     Dividing by it is exact, so that a right-hand side of 1e-30 is solved to the same digits as one of 1.
     """
-    largest = b.abs().amax(-1, keepdim=True)
-    usable = (largest > 0) & largest.isfinite()
-    _, exponent = torch.frexp(torch.where(usable, largest, 1.0))
-    return torch.ldexp(torch.ones_like(largest), exponent - 1)
+    norm = row_norms(b).unsqueeze(-1)
+    usable = (norm > 0) & norm.isfinite()
+    _, exponent = torch.frexp(torch.where(usable, norm, 1.0))
+    return torch.ldexp(torch.ones_like(norm), exponent - 1)

@@ -13,13 +13,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from diagnostics.inner import Optimizer, run_inner
+from diagnostics.inner import Optimizer, optimizers, run_inner
+from diagnostics.linear.dense import Dense
+from diagnostics.meta_gradient import Estimator, estimators
 from diagnostics.optimizers.gd import GradientDescent
 from diagnostics.outcome import Outcome, decode
 from diagnostics.problem import Problem
 from diagnostics.problem_names import problems
 from diagnostics.rows import Data, row_norms
-from diagnostics.solvers import MatVec
+from diagnostics.solvers import LinearSolver, MatVec, solvers
 
 LIMIT = 30.0
 WORST: dict[str, tuple[float, str]] = {}  # family of checks -> its worst ratio, and where that was
@@ -52,6 +54,22 @@ def theta_and_data(
 def gd(problem: Problem) -> GradientDescent:
     """Gradient descent with the step that the problem is usually run with."""
     return GradientDescent(problem.learning_rate)
+
+
+def make_estimator(name: str) -> Estimator:
+    """An estimator with its defaults; one that needs a linear solver gets the exact one."""
+    known = inspect.signature(estimators[name]).parameters
+    return estimators[name](**({"solver": Dense()} if "solver" in known else {}))
+
+
+def make_solver(name: str) -> LinearSolver:
+    """A solver with its defaults; one that iterates gets ample iterations."""
+    known = inspect.signature(solvers[name]).parameters
+    return solvers[name](**({"iterations": 200} if "iterations" in known else {}))
+
+
+def make_optimizer(name: str) -> Optimizer:
+    return optimizers[name](0.1)
 
 
 def check_ratio(family: str, error: Tensor, unit: Tensor | float, where: object = "", limit: float = LIMIT) -> None:

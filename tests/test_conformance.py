@@ -4,8 +4,6 @@ A problem is built small (`tests.cases.small`); where a new one needs other sett
 `OVERRIDES` there.
 """
 
-import inspect
-
 import pytest
 import torch
 from torch import Tensor
@@ -13,15 +11,27 @@ from torch import Tensor
 from diagnostics.estimators.unrolled import Unrolled, stray
 from diagnostics.estimators.unrolled_adjoint import UnrolledAdjoint
 from diagnostics.hessian import second_order
-from diagnostics.inner import Optimizer, Trajectory, loss_gradient, optimizers, run_inner
-from diagnostics.linear.dense import Dense
-from diagnostics.meta_gradient import Estimator, estimators, outer_gradients
+from diagnostics.inner import Trajectory, loss_gradient, optimizers, run_inner
+from diagnostics.meta_gradient import estimators, outer_gradients
 from diagnostics.outcome import Outcome, decode
 from diagnostics.problem import Problem
 from diagnostics.problem_names import problems
 from diagnostics.rows import Data, row_norms
-from diagnostics.solvers import LinearSolver, solvers
-from tests.cases import check_by_differences, check_ratio, gd, only, small, symmetric, theta_and_data, times, vectors
+from diagnostics.solvers import solvers
+from tests.cases import (
+    check_by_differences,
+    check_ratio,
+    gd,
+    make_estimator,
+    make_optimizer,
+    make_solver,
+    only,
+    small,
+    symmetric,
+    theta_and_data,
+    times,
+    vectors,
+)
 
 TASKS, STEPS = 3, 4
 every_problem = pytest.mark.parametrize("name", problems.names())
@@ -239,12 +249,6 @@ def test_float32_stays_float32_and_near(name: str) -> None:
 # ---- estimators
 
 
-def make_estimator(name: str) -> Estimator:
-    """An estimator with its defaults; one that needs a linear solver gets the exact one."""
-    known = inspect.signature(estimators[name]).parameters
-    return estimators[name](**({"solver": Dense()} if "solver" in known else {}))
-
-
 @every_estimator
 def test_estimators_are_pure(name: str) -> None:
     """Shape, arithmetic, determinism, inputs as they were, and no graph left hanging."""
@@ -299,12 +303,6 @@ def test_estimators_accept_a_loop_of_no_steps(name: str) -> None:
 # ---- linear solvers
 
 
-def make_solver(name: str) -> LinearSolver:
-    """A solver with its defaults; one that iterates gets ample iterations."""
-    known = inspect.signature(solvers[name]).parameters
-    return solvers[name](**({"iterations": 200} if "iterations" in known else {}))
-
-
 @every_solver
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 def test_solvers_solve_a_definite_system(name: str, dtype: torch.dtype) -> None:
@@ -329,10 +327,6 @@ def test_solvers_report_an_indefinite_system(name: str) -> None:
 
 
 # ---- inner optimizers
-
-
-def make_optimizer(name: str) -> Optimizer:
-    return optimizers[name](0.1)
 
 
 @every_optimizer

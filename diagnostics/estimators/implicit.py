@@ -34,11 +34,7 @@ class Implicit:
 
     def path(self, problem: Problem, trajectory: Trajectory) -> tuple[MetaGradient, ...]:
         """The meta-gradients from each solution that the solver keeps on its way."""
-        if not problem.has_implicit_gradient:
-            raise ValueError(
-                f"implicit: expected a proximal strength > 0, found {problem.strength} in problem {problem.name!r}; "
-                "without the term the minimiser does not depend on theta"
-            )
+        require_implicit_gradient(problem)
         by_w, by_theta = outer_gradients(problem, trajectory)
         point = second_order(problem, trajectory.final, trajectory.theta, trajectory.data)
         return tuple(
@@ -51,4 +47,13 @@ class Implicit:
                 solver_residual=solution.residual,
             )
             for solution in self.solver.path(point.hessian, by_w)
+        )
+
+
+def require_implicit_gradient(problem: Problem) -> None:
+    """Raise `ValueError` for a problem whose minimiser cannot depend on theta."""
+    if not problem.has_implicit_gradient:
+        raise ValueError(
+            f"implicit: expected a proximal strength > 0, found {problem.strength} in problem {problem.name!r}; "
+            "without the term the minimiser does not depend on theta"
         )

@@ -9,7 +9,8 @@ Differences from the textbook, and from the versions inside meta-learning librar
    not improve;
 4. a direction with p'Hp <= 0 is an outcome;
 5. damping is a named argument and zero unless asked for;
-6. a row whose recursion's residual has fallen to eps^2 |b| is frozen whatever the tolerance: x cannot change any more,
+6. r and p are kept in units of a power of two of r's size: r'r of a small r would underflow, in float16 from 1e-2 on;
+7. a row whose recursion's residual has fallen to eps^2 |b| is frozen whatever the tolerance: x cannot change any more,
    and going on would end in underflow, where p'Hp <= 0 says nothing about H.
 """
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from diagnostics import outcome
+from diagnostics.arithmetic.precision import epsilon
 from diagnostics.checks import whole_number
 from diagnostics.outcome import Outcome
 from diagnostics.rows import row_norms
@@ -67,10 +69,10 @@ class ConjugateGradients:
         if self.absolute_tolerance:
             tolerance = torch.maximum(tolerance, self.absolute_tolerance / scale.squeeze(-1))
 
-        x, r, p = torch.zeros_like(b), b, b
-        rr = (r * r).sum(-1)
+        x, r, p = torch.zeros_like(b), b, b  # r and p in units of `unit`
+        rr, unit = (r * r).sum(-1), torch.ones_like(scale)
         # From |r| <= eps^2 |b| on, x moves by at most |r| / mu <= eps |x|, for any H not singular to working precision.
-        done = torch.maximum(tolerance, torch.finfo(b.dtype).eps ** 2 * b_norm)
+        done = torch.maximum(tolerance, epsilon(b) ** 2 * b_norm)
         frozen = ~(rr.sqrt() > done)  # also a zero right-hand side, and one that is not finite
         negative = torch.zeros_like(frozen)
         h_norm = torch.zeros_like(rr)  # |H| >= |Hp| / |p|, the largest seen
@@ -79,7 +81,7 @@ class ConjugateGradients:
 
         def solution(count: int) -> LinearSolution:
             residual = row_norms(b - product(x))
-            floor = ROUNDING_FLOOR * torch.finfo(b.dtype).eps * (h_norm * row_norms(x) + b_norm)
+            floor = ROUNDING_FLOOR * epsilon(b) * (h_norm * row_norms(x) + b_norm)
             codes = outcome.graver(
                 outcome.where(residual > torch.maximum(tolerance, floor), Outcome.UNFINISHED),
                 outcome.where(negative, Outcome.NEGATIVE_CURVATURE),
@@ -101,12 +103,15 @@ class ConjugateGradients:
                 h_norm = torch.where(frozen, h_norm, torch.maximum(h_norm, row_norms(hp) / row_norms(p)))
                 alpha = (rr / torch.where(frozen, 1.0, php)).unsqueeze(-1)
                 hold = frozen.unsqueeze(-1)
-                x = torch.where(hold, x, x + alpha * p)
+                x = torch.where(hold, x, x + alpha * p * unit)
                 r = torch.where(hold, r, r - alpha * hp)
+                shrunk = torch.where(hold, 1.0, exponent_scale(r))
+                r, unit = r / shrunk, unit * shrunk
                 rr_new = (r * r).sum(-1)
-                p = torch.where(hold, p, r + (rr_new / torch.where(frozen, 1.0, rr)).unsqueeze(-1) * p)
+                beta = (rr_new / torch.where(frozen, 1.0, rr)).unsqueeze(-1) * shrunk
+                p = torch.where(hold, p, r + beta * p)
                 rr = rr_new
-                frozen = frozen | ~(rr.sqrt() > done)
+                frozen = frozen | ~(rr.sqrt() * unit.squeeze(-1) > done)
             if count in wanted:
                 kept[count] = solution(count)
         return tuple(kept[count] for count in wanted)

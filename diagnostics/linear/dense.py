@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from diagnostics import outcome
+from diagnostics.arithmetic.precision import epsilon
 from diagnostics.outcome import Outcome
 from diagnostics.rows import row_norms
 from diagnostics.solvers import LinearSolution, MatVec, exponent_scale, solvers
@@ -35,7 +36,7 @@ class Dense:
         x = torch.linalg.lu_solve(factors, pivots, torch.where(usable, b, 0.0).unsqueeze(-1)).squeeze(-1)
 
         diagonal = factors.diagonal(dim1=-2, dim2=-1).abs()
-        eps = torch.finfo(b.dtype).eps
+        eps = epsilon(b)
         _, not_definite = torch.linalg.cholesky_ex(safe)
         singular = diagonal.amin(-1) <= b.shape[1] * eps * diagonal.amax(-1)  # a pivot of zero too, where x is infinite
         codes = outcome.graver(

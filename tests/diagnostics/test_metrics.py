@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from diagnostics.arithmetic.extended import EPS as FINER
+from diagnostics.arithmetic.extended import Extended, extended, wrap
 from diagnostics.metrics import distance
 from diagnostics.rows import row_norms
 from tests.cases import check_ratio, vectors
@@ -89,6 +91,47 @@ def test_a_value_that_is_not_finite_is_not_near() -> None:
     assert bool(found.cosine.isnan().all())
     assert bool(found.relative_error[0].isnan()) and float(found.relative_error[1]) == math.inf
     assert bool(found.digits[0].isnan()) and float(found.digits[1]) == -math.inf
+
+
+@pytest.mark.parametrize("error", [2.0**-60, 2.0**-90, 2.0**-103])
+def test_against_an_extended_reference_errors_below_float64s_are_seen(error: float) -> None:
+    """An estimate that differs in its low word alone: r (1 + error), which float64 would call r."""
+    r = vectors(3, 5)
+    known = extended(r)
+    near = known + error * known
+    assert isinstance(near, Extended) and torch.equal(near.high, r)
+    found = distance(near, known)
+    # r (1 + error) is rounded once, to a part of 2^-104 of itself.
+    check_ratio("extended distances", (found.relative_error - error).abs(), FINER + EPS * error, error)
+    for value in (found.cosine, found.cosine_distance, found.relative_error, found.norm_ratio, found.digits):
+        assert type(value) is Tensor and value.dtype == torch.float64
+    assert found.digits.tolist() == pytest.approx([-math.log10(error)] * 3, abs=0.3)
+    # The same numbers once they are rounded to float64: no error is left.
+    assert distance(near.high, r).relative_error.tolist() == [0.0] * 3
+
+
+def test_the_finer_arithmetic_of_the_two_is_that_of_the_comparison() -> None:
+    """Beside an extended one, a float64 estimate or reference keeps all its digits, and adds none."""
+    r = vectors(2, 5)
+    finer = wrap((r, r * 2.0**-60))
+    one, two = distance(r, finer), distance(finer, r)
+    for found in (one, two):
+        check_ratio("mixed distances", (found.relative_error - 2.0**-60).abs(), EPS * 2.0**-60)
+    assert one.digits.tolist() == pytest.approx([-math.log10(2.0**-60)] * 2)
+    assert float(distance(r[:1], r[:1]).digits) == pytest.approx(-math.log10(EPS))
+    assert float(distance(finer[:1], finer[:1]).digits) == pytest.approx(-math.log10(FINER))
+    assert two.digits.tolist() == pytest.approx([-math.log10(EPS)] * 2)  # what the reference's arithmetic can tell
+
+
+def test_extended_distances_of_nothing() -> None:
+    none = extended(torch.zeros(0, 3))
+    assert distance(none, none).relative_error.shape == (0,)
+    zero, some = extended(torch.zeros(1, 3)), extended(torch.ones(1, 3))
+    assert float(distance(zero, zero).relative_error) == 0.0
+    assert bool(distance(some, zero).relative_error.isnan()) and bool(distance(some, zero).cosine.isnan())
+    spoiled = extended(torch.tensor([[torch.nan, 1.0], [torch.inf, 1.0]]))
+    found = distance(spoiled, extended(torch.ones(2, 2)))
+    assert bool(found.relative_error[0].isnan()) and bool(found.cosine.isnan().all())
 
 
 def test_comparison_is_made_in_float64() -> None:

@@ -11,6 +11,9 @@ def test_the_order_is_of_gravity() -> None:
     assert Outcome.OK.code == 0
     assert Outcome.UNFINISHED.code < Outcome.NEGATIVE_CURVATURE.code < Outcome.SINGULAR.code < Outcome.DIVERGED.code
     assert Outcome.INDEFINITE.code < Outcome.NEGATIVE_CURVATURE.code < Outcome.NOT_FINITE.code
+    # A reference that cannot tell is the least of troubles; digits lost to underflow are worse than any warning.
+    assert Outcome.OK.code < Outcome.UNRESOLVED.code < Outcome.UNFINISHED.code
+    assert Outcome.NEGATIVE_CURVATURE.code < Outcome.UNDERFLOW.code < Outcome.SINGULAR.code
 
 
 def test_what_leaves_no_number_has_failed() -> None:
@@ -23,6 +26,7 @@ def test_what_leaves_no_number_has_failed() -> None:
         Outcome.NOT_FINITE,
         Outcome.DIVERGED,
     }
+    assert not Outcome.UNRESOLVED.failed and not Outcome.UNDERFLOW.failed  # their numbers are true, and stay in view
 
 
 def test_every_outcome_but_ok_says_what_to_do() -> None:
