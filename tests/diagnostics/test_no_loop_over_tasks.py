@@ -18,7 +18,7 @@ from diagnostics.meta_gradient import estimators
 from diagnostics.optimizers.gd import GradientDescent
 from diagnostics.problem import Problem
 from diagnostics.problem_names import build, problems
-from diagnostics.reference import in_float64, stationary_reference
+from diagnostics.reference import FLOAT64, in_arithmetic, stationary_reference
 
 SMALL = {"few_shot": "few_shot[width=4,ways=2,queries=1]"}
 
@@ -42,7 +42,9 @@ def everything() -> Mapping[str, Callable[[Problem, Trajectory], object]]:
     return plain | {
         "implicit": Implicit(ConjugateGradients(3)),
         "curvature": curvature,
-        "stationary": lambda problem, loop: stationary_reference(problem, in_float64(problem, loop), patience=0),
+        "stationary": lambda problem, loop: stationary_reference(
+            problem, in_arithmetic(problem, loop, FLOAT64), patience=0
+        ),
     }
 
 

@@ -7,17 +7,21 @@ import pytest
 import torch
 from torch import Tensor
 
+from diagnostics.arithmetic.extended import Extended, extended, rounded
+from diagnostics.arithmetic.precision import precision
 from diagnostics.estimators.implicit import Implicit
 from diagnostics.estimators.unrolled_adjoint import UnrolledAdjoint
 from diagnostics.inner import Trajectory, loss_gradient, run_inner
 from diagnostics.linear.dense import Dense
+from diagnostics.metrics import distance
 from diagnostics.optimizers.gd import GradientDescent
 from diagnostics.outcome import Outcome, decode
 from diagnostics.problem import Problem, proximal
 from diagnostics.problem_names import build
-from diagnostics.reference import in_float64, minimise, stationary_reference, unrolled_reference
+from diagnostics.reference import FLOAT64, Refined, in_arithmetic, minimise, stationary_reference, unrolled_reference
 from diagnostics.rows import row_norms
-from tests.cases import check_by_differences, check_ratio, gd, only, small, theta_and_data, vectors
+from diagnostics.solvers import LinearSolution
+from tests.cases import check_by_differences, check_ratio, gd, only, small, symmetric, theta_and_data, times, vectors
 
 
 def of_shape(shape: Callable[[Tensor], Tensor], start: float, steps: int = 5, step: float = 0.1, strength: float = 0.0):
@@ -250,8 +254,8 @@ def test_references_are_made_in_float64_from_the_numbers_that_the_loop_was_given
     theta, data = theta_and_data(problem, 2, dtype=torch.float32)
     loop = run_inner(problem, gd(problem), theta, data, 6)
     wide = run_inner(problem, gd(problem), theta.double(), {key: value.double() for key, value in data.items()}, 6)
-    assert torch.equal(in_float64(problem, loop).states, wide.states)
-    assert in_float64(problem, wide) is wide
+    assert torch.equal(in_arithmetic(problem, loop, FLOAT64).states, wide.states)
+    assert in_arithmetic(problem, wide, FLOAT64) is wide
     for narrow, full in (
         (stationary_reference(problem, loop), stationary_reference(problem, wide)),
         *zip(unrolled_reference(problem, loop, (0, 6)), unrolled_reference(problem, wide, (0, 6)), strict=True),
@@ -271,3 +275,156 @@ def test_more_weights_than_are_written_out_are_solved_by_cg() -> None:
         # cond(H) is 5.5; |C| |w| beside |value| stands for the minimiser's own rounding.
         unit = 2.0**-52 * 5.5 * (row_norms(truth) + row_norms(vectors(1, 300)))
         check_ratio("reference, cg", row_norms(found.value - truth), unit)
+
+
+# ---- in extended precision
+
+
+EXTENDED = precision("extended")
+
+
+def closed_form(problem: Problem, theta: Tensor, data: dict[str, Tensor], steps: int | None) -> tuple[Tensor, Tensor]:
+    """The unrolled gradient after `steps`, or for None the stationary one, `(B, P)` in extended precision; its unit.
+
+    Of formulas that the references do not use, with M = I - aH and J* v = strength H^-1 v, w* = H^-1 pull:
+
+        w_K = w* + M^K (theta - w*),    unrolled = J* g + M^K (g - J* g) with g = C w_K - aim
+        stationary = J* (C w* - aim)
+
+    The unit, without eps, is that of `test_closed_form`: what is added up in g, times how many roundings of the loop
+    still count; for the stationary one the condition number of two solves.
+    """
+    assert problem.strength is not None
+    d = {key: extended(value) for key, value in data.items()}
+    theta, strength, size = extended(theta), problem.strength, theta.shape[1]
+    if problem.name == "quadratic":
+        plain, push, outer, aim = d["A"], d["b"], d["C"], times(d["C"])(d["c"])
+    else:
+        x, q, n = d["support_x"], d["query_x"], d["support_x"].shape[1]
+        plain, outer = x.mT @ x / n, q.mT @ q / n
+        push, aim = times(x.mT)(d["support_y"]) / n, times(q.mT)(d["query_y"]) / n
+    hessian = plain + strength * torch.eye(size, dtype=torch.float64)
+    pull = push + strength * theta
+    minimiser = torch.linalg.solve(hessian, pull)
+
+    def shrink(v: Tensor) -> Tensor:
+        for _ in range(steps or 0):
+            v = v - problem.learning_rate * times(hessian)(v)
+        return v
+
+    at = minimiser if steps is None else minimiser + shrink(theta - minimiser)
+    slope = times(outer)(at) - aim
+    inside = strength * torch.linalg.solve(hessian, slope)
+    value = inside if steps is None else inside + shrink(slope - inside)
+
+    values = torch.linalg.eigvalsh(rounded(hessian))
+    kappa = values[:, -1] / values[:, 0]
+    norms = [row_norms(rounded(v)) for v in (theta, minimiser, problem.learning_rate * pull, aim)]
+    added = torch.linalg.eigvalsh(rounded(outer))[:, -1] * (norms[0] + norms[1] + norms[2]) + norms[3]
+    if steps is not None:
+        return value, (1 + kappa.clamp(max=steps)) * added
+    return value, kappa * row_norms(rounded(value)) + strength / values[:, 0] * (1 + kappa) * added
+
+
+extended_cases = [
+    pytest.param(name, dimension, condition, id=f"{name}-{dimension}-{condition:g}")
+    for name in ("quadratic", "linear_regression")
+    for dimension, condition in ((1, 1.0), (3, 1e2), (6, 1e4), (4, 1e8))
+]
+
+
+def extended_case(name: str, dimension: int, condition: float) -> tuple[Problem, Trajectory]:
+    """With a strength of 1/condition, the inner Hessian has half the condition number."""
+    more = {"examples": 2 * dimension} if name == "linear_regression" else {}
+    problem = build(name, dimension=dimension, condition=condition, strength=1 / condition, **more)
+    theta, data = theta_and_data(problem, 2, dtype=torch.float32)
+    return problem, run_inner(problem, gd(problem), theta, data, 7)
+
+
+@pytest.mark.parametrize(("name", "dimension", "condition"), extended_cases)
+def test_the_unrolled_reference_in_extended_precision_is_the_closed_form(
+    name: str, dimension: int, condition: float
+) -> None:
+    problem, loop = extended_case(name, dimension, condition)
+    steps = (0, 1, 7)
+    for count, found in zip(steps, unrolled_reference(problem, loop, steps, EXTENDED), strict=True):
+        assert isinstance(found.value, Extended) and only(found.outcome) is Outcome.OK
+        truth, unit = closed_form(problem, loop.theta, dict(loop.data), count)
+        error = row_norms(rounded(found.value - truth))
+        check_ratio("unrolled reference, extended", error, EXTENDED.eps * unit, f"{problem.name}, {condition:g}")
+
+
+@pytest.mark.parametrize(("name", "dimension", "condition"), extended_cases)
+def test_the_stationary_reference_in_extended_precision_is_the_closed_form(
+    name: str, dimension: int, condition: float
+) -> None:
+    problem, loop = extended_case(name, dimension, condition)
+    truth, unit = closed_form(problem, loop.theta, dict(loop.data), None)
+    for family, judged in (("minimizer", problem), ("continue and polish", replace(problem, minimizer=None))):
+        found = stationary_reference(judged, loop, 100, EXTENDED)
+        assert isinstance(found.value, Extended) and only(found.outcome) is Outcome.OK
+        error = row_norms(rounded(found.value - truth))
+        check_ratio(f"stationary reference, extended, {family}", error, EXTENDED.eps * unit, f"{name}, {condition:g}")
+
+
+def test_a_minimiser_that_float64_knows_to_eight_digits_is_refined() -> None:
+    """Condition number 5e7: float64 has the gradient to 1e-10 or so, and extended precision 1e-25."""
+    problem, loop = extended_case("quadratic", 4, 1e8)
+    truth, _ = closed_form(problem, loop.theta, dict(loop.data), None)
+    plain, fine = (stationary_reference(problem, loop, 100, arithmetic).value for arithmetic in (FLOAT64, EXTENDED))
+    coarse = distance(plain, truth).relative_error
+    assert bool((coarse > 1e-13).any())
+    assert bool((distance(fine, truth).relative_error < 2.0**-40 * coarse.max()).all())
+
+
+def test_logistic_regression_in_extended_precision_is_the_limit_of_float64() -> None:
+    """No closed form: the gradient at the refined minimiser vanishes to extended's rounding, and the value is near."""
+    problem = small("logistic")
+    theta, data = theta_and_data(problem, 2)
+    loop = run_inner(problem, gd(problem), theta, data, 3)
+    found = stationary_reference(problem, loop, 2000, EXTENDED)
+    assert only(found.outcome) is Outcome.OK
+    plain = stationary_reference(problem, loop, 2000)
+    # cond(H) is at most 11 in small problems: the inputs' second moment is at most 1, and the strength is 0.1.
+    check_ratio(
+        "stationary, logistic, extended",
+        row_norms(plain.value - rounded(found.value)),
+        2.0**-52 * 11 * row_norms(plain.value),
+    )
+    assert bool((distance(plain.value, found.value).relative_error > 0).any())
+
+
+@pytest.mark.parametrize("shape", ["linear", "tail", "constant"])
+def test_no_number_is_made_up_in_extended_precision(shape: str) -> None:
+    shapes: dict[str, Callable[[Tensor], Tensor]] = {
+        "linear": lambda w: -w,
+        "tail": lambda w: torch.exp(-w),
+        "constant": lambda w: 0.0 * w,
+    }
+    problem, loop = of_shape(shapes[shape], 1.0)
+    found = stationary_reference(problem, loop, 200, EXTENDED)
+    assert only(found.outcome) is Outcome.NOT_STATIONARY and bool(rounded(found.value).isnan().all())
+
+
+def test_refinement_in_extended_precision_needs_the_residual_and_not_a_better_solver() -> None:
+    """A solution good to 10% is refined as far as four rounds take it, and said to be unfinished."""
+
+    class Rough:
+        def path(self, matvec: object, right_hand_side: Tensor) -> tuple[LinearSolution, ...]:
+            (exact,) = Dense().path(times(matrix), right_hand_side)
+            return (replace(exact, value=1.1 * exact.value),)
+
+    matrix, b = symmetric(torch.tensor([[1.0, 2.0, 4.0], [1.0, 1.0, 1.0]]).double()), vectors(2, 3)
+    steepest = torch.tensor([4.0, 1.0]).double()
+    truth = torch.linalg.solve(extended(matrix), extended(b))
+    for solver, outcome in ((Dense(), Outcome.OK), (Rough(), Outcome.UNFINISHED)):
+        (found,) = Refined(times(matrix), solver, EXTENDED, steepest).path(times(extended(matrix)), extended(b))
+        assert only(found.outcome) is outcome
+        error = distance(found.value, truth).relative_error
+        if outcome is Outcome.OK:
+            check_ratio("refined solutions", error, 4 * EXTENDED.eps)
+        else:  # each round leaves a tenth
+            assert bool((error < 1e-3).all()) and bool((error > 1e-20).all())
+    (nothing,) = Refined(times(matrix), Dense(), EXTENDED, steepest).path(times(extended(matrix)), extended(0 * b))
+    assert only(nothing.outcome) is Outcome.OK and rounded(nothing.residual).tolist() == [0.0, 0.0]
+    assert rounded(nothing.value).tolist() == [[0.0] * 3] * 2
