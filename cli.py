@@ -14,7 +14,7 @@ import click
 if TYPE_CHECKING:  # the imports that take seconds are made inside the commands, so that --help does not wait for them
     from analyses.run import Progress
 
-ANALYSES = ("steps", "cg", "surface", "curvature")
+ANALYSES = ("steps", "cg", "surface", "curvature", "precision", "rescaling", "digits")
 
 
 def refuse(message: str, exit_code: int = 2) -> NoReturn:
@@ -24,18 +24,26 @@ def refuse(message: str, exit_code: int = 2) -> NoReturn:
 
 
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The command with what a user can cause turned into one line: 2 for usage, 3 for input that cannot be read."""
+    """The command with what a user can cause turned into one line: 2 for usage, 3 for input that cannot be read.
+
+    1 says that this machine's arithmetic failed a check.
+    """
 
     @functools.wraps(command)
     def run(*arguments: Any, **options: Any) -> Any:
         try:
             return command(*arguments, **options)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             if isinstance(error, BrokenPipeError):
                 raise
             from analyses.settings import Unreadable
             from analyses.store import Unusable
+            from diagnostics.arithmetic.machine import Unfit
 
+            if isinstance(error, Unfit):
+                refuse(f"{error}; `gradgauge doctor` tells more", 1)
+            if isinstance(error, RuntimeError):
+                raise
             if isinstance(error, OSError):
                 named = f"{error.filename}: " if error.filename else ""
                 refuse(f"{named}{error.strerror or error}; choose another folder with --out")
@@ -71,7 +79,12 @@ def grid_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--iterations", callback=whole_numbers, metavar="1,2,5,..", help="CG iterations."),
         click.option("--tasks", type=int, help="Tasks per seed."),
         click.option("--seed", "seeds", callback=whole_numbers, metavar="0,1,..", help="Seeds."),
-        click.option("--precision", "precisions", callback=names, metavar="NAMES", help="float32, float64, or both."),
+        click.option("--precision", "precisions", callback=names, metavar="NAMES", help="Arithmetics, as "
+                     "float32,float64. See `gradgauge list precisions`."),
+        click.option("--scaling", "scalings", callback=names, metavar="NAMES", help="Rescalings of the data, as "
+                     "none,standardize,scale:1000. See `gradgauge list rescalings`."),
+        click.option("--reference-seconds", type=float, help="Estimated time that a reference in extended precision "
+                     "may take; beyond it is float64's."),
         click.option("--inner-lr", type=float, help="Size of an inner step, in place of the problem's own."),
         click.option("--strength", type=float, help="Strength of the proximal term, in place of the problem's own."),
         click.option("--chunk", type=int, help="Tasks at a time; 0, the default, for as many as fit in memory."),
@@ -135,13 +148,14 @@ def figures(folder: Path) -> None:
 @click.argument("kind", required=False)
 @guarded
 def list_(kind: str | None) -> None:
-    """List what is registered: analyses, problems, estimators, solvers, optimizers, precisions, presets."""
+    """List what is registered: analyses, problems, estimators, solvers, optimizers, precisions, rescalings, presets."""
     import inspect
 
     from analyses.analysis import analyses
     from analyses.settings import presets
     from analyses.table import COLUMNS
     from diagnostics.arithmetic.precision import PRECISIONS
+    from diagnostics.arithmetic.rescaling import RESCALINGS
     from diagnostics.inner import optimizers
     from diagnostics.meta_gradient import estimators
     from diagnostics.problem_names import problems
@@ -159,7 +173,9 @@ def list_(kind: str | None) -> None:
         "estimators": {name: first_line(estimators[name]) for name in estimators.names()},
         "solvers": {name: first_line(solvers[name]) for name in solvers.names()},
         "optimizers": {name: first_line(optimizers[name]) for name in optimizers.names()},
-        "precisions": {name: f"machine epsilon {p.eps:.3g}" for name, p in PRECISIONS.items()},
+        "precisions": {name: f"machine epsilon {p.eps:.3g}, smallest normal number {p.tiny:.3g}"
+                       for name, p in PRECISIONS.items()},
+        "rescalings": dict.fromkeys(RESCALINGS, ""),
         "presets": dict.fromkeys(presets(), ""),
         "columns": COLUMNS,
     }  # fmt: skip
@@ -201,6 +217,7 @@ def _measure(
     import torch
 
     from analyses import manifest, run
+    from diagnostics.arithmetic.machine import require_fit
     from figures.report import answers, write_report
 
     torch.set_num_threads(
@@ -211,6 +228,7 @@ def _measure(
     store = run.open_run(folder, settings)
     begun = manifest.now()
     click.echo(f"{len(cells)} cells into {folder}", err=True)
+    require_fit()
     failed = run.measure_all(settings, store, _bar() if sys.stderr.isatty() else _line)
     tables = dict(run.tables(settings, store))
     facts = manifest.manifest(settings, preset, begun, store.seconds())
@@ -227,7 +245,8 @@ def _measure(
 
 
 def _what(spec: Any) -> str:
-    return ", ".join(str(spec[key]) for key in ("problem", "precision") if key in spec) + f", seed {spec.get('seed')}"
+    known = [str(spec[key]) for key in ("problem", "precision", "scaling") if spec.get(key, "none") != "none"]
+    return ", ".join(known) + f", seed {spec.get('seed')}"
 
 
 def _line(progress: Progress) -> None:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from analyses.manifest import numerics
-from diagnostics.arithmetic.precision import precision
+from diagnostics.arithmetic.machine import PROBES, Unfit, require_float64
+from diagnostics.arithmetic.precision import switch_off_tf32
 
 
 @dataclass(frozen=True)
@@ -20,42 +21,27 @@ class Finding:
 
 def findings() -> list[Finding]:
     """Every check, each by computing something whose answer is known."""
-    precision("float32")  # switches TF32 off, as every run does
-    facts = numerics()
-    double = torch.float64
-    tiny = torch.tensor(5e-324, dtype=double)
-    large = torch.full((64, 64), 1 + 2.0**-12, dtype=torch.float32)
-    exact_square = (1 + 2.0**-12) ** 2 * 64
-    product_error = abs((large @ large)[0, 0].item() - exact_square) / exact_square
+    switch_off_tf32()
+    probed = [(probe, probe.holds()) for probe in PROBES]
     return [
         Finding("torch", torch.__version__),
-        Finding("CPU capability", facts["cpu capability"]),
+        Finding("CPU capability", numerics()["cpu capability"]),
         Finding("threads", str(torch.get_num_threads())),
-        Finding(
-            "float64 rounds to nearest even",
-            _said((torch.tensor(1.0, dtype=double) + 2.0**-53).item() == 1.0 and _ties_to_even()),
-            (torch.tensor(1.0, dtype=double) + 2.0**-53).item() == 1.0 and _ties_to_even(),
-            "another rounding mode is on; the error lines at eps do not hold",
-        ),
-        Finding(
-            "denormals kept",
-            _said((tiny * 1.0).item() > 0),
-            (tiny * 1.0).item() > 0,
-            "flush-to-zero is on: call torch.set_flush_denormal(False)",
-        ),
-        Finding(
-            "float32 products are float32 (TF32 off)",
-            f"relative error {product_error:.1e}",
-            product_error < 1e-6,
-            "TF32 or another short format is used in matrix products; unset the environment variables that force it",
-        ),
+        *(Finding(probe.what, _said(holds), holds, probe.advice) for probe, holds in probed),
         Finding("addcmul uses a fused multiply-add", _said(_fused())),
-        Finding("CUDA", "present" if torch.cuda.is_available() else "none; everything runs on the CPU"),
+        _accelerator(),
     ]
 
 
-def _ties_to_even() -> bool:
-    return (torch.tensor(1 + 2.0**-52, dtype=torch.float64) + 2.0**-53).item() == 1 + 2.0**-51
+def _accelerator() -> Finding:
+    device = torch.accelerator.current_accelerator(check_available=True)
+    if device is None:
+        return Finding("accelerator", "none; everything runs on the CPU")
+    try:
+        require_float64(device)
+    except Unfit as error:
+        return Finding("accelerator", str(device), False, str(error))
+    return Finding("accelerator", f"{device}, with float64")
 
 
 def _fused() -> bool:

@@ -19,9 +19,9 @@ from analyses.grid_predictions import predicted_rows
 from analyses.grid_rows import Ends, GridCell, judged
 from analyses.settings import Settings
 from diagnostics import outcome
-from diagnostics.arithmetic.precision import enter_rows, precision
+from diagnostics.arithmetic.precision import Precision, enter_rows, epsilon, precision
+from diagnostics.certified import Certified, affordable, certified_stationary, certified_unrolled
 from diagnostics.chunks import in_chunks, tasks_that_fit
-from diagnostics.estimators.unrolled_adjoint import UnrolledAdjoint
 from diagnostics.inner import Trajectory, optimizers, run_inner
 from diagnostics.linear.cg import ConjugateGradients
 from diagnostics.linear.dense import Dense
@@ -29,7 +29,7 @@ from diagnostics.meta_gradient import estimators
 from diagnostics.outcome import Outcome
 from diagnostics.problem import Problem
 from diagnostics.problem_names import build
-from diagnostics.reference import in_float64, stationary_reference
+from diagnostics.reference import FLOAT64, in_arithmetic
 from diagnostics.rows import take_rows
 from diagnostics.solvers import LinearSolver
 from diagnostics.sweep import Sweep, along_the_path, implicit_at_ends, spectrum_at_ends, warn_where_indefinite
@@ -78,42 +78,51 @@ def measure(cell: GridCell) -> Rows:
     problem = build(cell.problem, strength=cell.strength, learning_rate=cell.inner_lr)
     arithmetic = precision(cell.precision)
     theta, data = problem.draw(cell.tasks, cell.seed)
+    exact = affordable(problem, theta, data, max(cell.steps), cell.reference_seconds)
     theta, data = arithmetic.enter(theta), enter_rows(arithmetic, data)
     size = cell.chunk or tasks_that_fit(problem, theta, data, copies=max(*cell.steps, len(cell.steps)))
 
     def chunk(tasks: slice) -> Rows:
         optimizer = optimizers[cell.inner_optimizer](problem.learning_rate)
-        loop = run_inner(problem, optimizer, theta[tasks], take_rows(data, tasks), max(cell.steps))
-        return list(_measured(cell, problem, loop, tasks.start))
+        with arithmetic.running():
+            loop = run_inner(problem, optimizer, theta[tasks], take_rows(data, tasks), max(cell.steps))
+        return list(_measured(cell, problem, loop, arithmetic, exact, tasks.start))
 
     return [row for rows in in_chunks(chunk, cell.tasks, size) for row in rows]
 
 
-def _measured(cell: GridCell, problem: Problem, loop: Trajectory, first_task: int) -> Iterator[dict[str, object]]:
-    exact_loop = in_float64(problem, loop)
-    ends = _ends(cell, problem, loop, exact_loop, first_task)
+def _measured(
+    cell: GridCell, problem: Problem, loop: Trajectory, arithmetic: Precision, exact: Precision, first_task: int
+) -> Iterator[dict[str, object]]:
+    exact_loop = in_arithmetic(problem, loop, FLOAT64)
+    ends = _ends(cell, problem, loop, exact_loop, arithmetic, exact, first_task)
     for name in WHOLE_PATH:
-        sweep = along_the_path(estimators[name](), problem, loop, cell.steps)
+        with arithmetic.running():
+            sweep = along_the_path(estimators[name](), problem, loop, cell.steps)
         yield from judged(ends, {"estimator": name}, sweep, ends.references)
     if problem.has_implicit_gradient:
-        yield from _implicit(ends, problem, loop, exact_loop)
-        yield from predicted_rows(ends, problem, exact_loop)
+        with arithmetic.running():
+            rows = list(_implicit(cell, ends, problem, loop, exact_loop))
+        yield from rows
+        yield from predicted_rows(cell, ends, problem, exact_loop)
 
 
-def _ends(cell: GridCell, problem: Problem, loop: Trajectory, exact_loop: Trajectory, first_task: int) -> Ends:
+def _ends(
+    cell: GridCell,
+    problem: Problem,
+    loop: Trajectory,
+    exact_loop: Trajectory,
+    arithmetic: Precision,
+    exact: Precision,
+    first_task: int,
+) -> Ends:
     steps = torch.as_tensor(cell.steps)
-    diverged_at = torch.where(loop.diverged_at <= steps.unsqueeze(-1), loop.diverged_at, -1)
-    unrolled = along_the_path(UnrolledAdjoint(), problem, exact_loop, cell.steps)
+    unrolled = certified_unrolled(problem, loop, cell.steps, exact, arithmetic)
     references = {"unrolled": unrolled}
     if problem.has_implicit_gradient:
-        stationary = stationary_reference(problem, exact_loop, cell.patience)
-        # A loop that diverges later has no minimiser to compare its earlier ends with.
-        codes = outcome.where(stationary.outcome != Outcome.OK.code, Outcome.NOT_STATIONARY)
-        references["stationary"] = replace(
-            unrolled, value=stationary.value.expand_as(unrolled.value), outcome=codes.expand_as(unrolled.outcome)
-        )
+        references["stationary"] = certified_stationary(problem, loop, unrolled.sweep, cell.patience, exact, arithmetic)
     return Ends(
-        cell=cell,
+        steps=cell.steps,
         common={
             "problem": cell.problem,
             "seed": cell.seed,
@@ -130,19 +139,20 @@ def _ends(cell: GridCell, problem: Problem, loop: Trajectory, exact_loop: Trajec
             problem, exact_loop, cell.steps, iterations=cell.lanczos_iterations, dense_below=cell.dense_below
         ),
         stationarity=loop.stationarity[steps],
-        diverged_at=diverged_at,
+        stopped_at=torch.where(loop.diverged_at <= steps.unsqueeze(-1), loop.diverged_at, -1),
         references=references,
     )
 
 
-def _implicit(ends: Ends, problem: Problem, loop: Trajectory, exact_loop: Trajectory) -> Iterator[dict[str, object]]:
+def _implicit(
+    cell: GridCell, ends: Ends, problem: Problem, loop: Trajectory, exact_loop: Trajectory
+) -> Iterator[dict[str, object]]:
     """The implicit gradients: by CG as released (on past negative curvature), by CG that stops there, and exact."""
-    cell = ends.cell
 
     def solver_to_rounding(loop: Trajectory) -> LinearSolver:
         if loop.size <= cell.dense_below:
             return Dense()
-        tolerance = 0.1 * torch.finfo(loop.states.dtype).eps
+        tolerance = 0.1 * epsilon(loop.states)
         return ConjugateGradients(cell.exact_iterations, relative_tolerance=tolerance, past_negative_curvature=True)
 
     def solved_exactly(loop: Trajectory) -> Sweep:
@@ -155,7 +165,9 @@ def _implicit(ends: Ends, problem: Problem, loop: Trajectory, exact_loop: Trajec
         value=torch.where(solved.unsqueeze(-1), exact.value, torch.nan),
         outcome=outcome.where(~solved, Outcome.UNSOLVED),
     )
-    targets = ends.references | {"exact_solve": reference}
+    # It stands by its recomputed residual, not by two settings.
+    untold = torch.full_like(exact.solver_residual, torch.nan)
+    targets = ends.references | {"exact_solve": Certified(reference, "float64", untold)}
 
     sweep = warn_where_indefinite(exact if loop is exact_loop else solved_exactly(loop), ends.spectrum)
     yield from judged(ends, {"estimator": "implicit", "solver": "exact"}, sweep, targets)

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from analyses.grid_rows import Ends, rows_of
+from analyses.grid_rows import Ends, GridCell, rows_of
+from diagnostics.arithmetic.extended import rounded
 from diagnostics.inner import Trajectory
 from diagnostics.metrics import Distance, distance
 from diagnostics.problem import Problem
@@ -13,9 +14,8 @@ from diagnostics.reference import minimise
 from diagnostics.theory import chebyshev, convex_bounds, quadratic_prediction
 
 
-def predicted_rows(ends: Ends, problem: Problem, loop: Trajectory) -> Iterator[dict[str, object]]:
+def predicted_rows(cell: GridCell, ends: Ends, problem: Problem, loop: Trajectory) -> Iterator[dict[str, object]]:
     """The lines that theory gives for this problem, as rows with the outcome `prediction`; see `diagnostics.theory`."""
-    cell = ends.cell
     shape = ends.stationarity.shape
     nothing = torch.full(shape, torch.nan, dtype=torch.float64).flatten()
     outcomes = ["prediction"] * nothing.numel()
@@ -45,7 +45,7 @@ def predicted_rows(ends: Ends, problem: Problem, loop: Trajectory) -> Iterator[d
             yield from rows_of(ends, {"estimator": name, "target": target}, found, None, outcomes)
 
     bounds = convex_bounds(problem, loop, minimise(problem, loop, cell.patience).w)
-    size = ends.references["stationary"].value.norm(dim=-1)
+    size = rounded(ends.references["stationary"].sweep.value).norm(dim=-1)
     if bounds is None:
         return
     unrolled = torch.stack([bounds.unrolled(count) for count in cell.steps]) / size

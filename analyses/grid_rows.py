@@ -1,14 +1,17 @@
 """A cell of the shared grid, what is known at the ends of its loops, and how measured gradients become its rows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from torch import Tensor
 
 from diagnostics import outcome
+from diagnostics.arithmetic.extended import rounded
+from diagnostics.certified import Certified
 from diagnostics.curvature import Spectrum
 from diagnostics.metrics import Distance, distance
-from diagnostics.outcome import decode
+from diagnostics.outcome import Outcome, decode
 from diagnostics.sweep import Sweep
 
 
@@ -35,36 +38,48 @@ class GridCell:
     lanczos_iterations: int = 60
     dense_below: int = 256
     chunk: int = 0
+    reference_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class Ends:
     """What is known at the ends of the loops before any gradient is judged: `(E, B)` each, and the two references."""
 
-    cell: GridCell
+    steps: tuple[int, ...]
     common: dict[str, object]
     first_task: int
     spectrum: Spectrum
     stationarity: Tensor
-    diverged_at: Tensor
-    references: dict[str, Sweep]
+    stopped_at: Tensor  # the step at which the loop diverged or a gradient underflowed; -1 for neither
+    references: dict[str, Certified]
 
 
 def judged(
-    ends: Ends, label: dict[str, object], sweep: Sweep, targets: dict[str, Sweep]
+    ends: Ends, label: dict[str, object], sweep: Sweep, targets: dict[str, Certified]
 ) -> Iterator[dict[str, object]]:
     """One row for each target, end and task."""
     for target, reference in targets.items():
-        found = distance(sweep.value.flatten(0, 1), reference.value.flatten(0, 1))
-        codes = outcome.graver(sweep.outcome, reference.outcome)
-        yield from rows_of(ends, label | {"target": target}, found, sweep, [o.label for o in decode(codes)])
+        found = distance(sweep.value.flatten(0, 1), reference.sweep.value.flatten(0, 1))
+        too_small = outcome.where(reference.cannot_tell(found.relative_error), Outcome.UNRESOLVED)
+        codes = outcome.graver(sweep.outcome.flatten(), reference.sweep.outcome.flatten(), too_small)
+        named = label | {"target": target, "reference": reference.arithmetic}
+        more = {"reference_uncertainty": reference.uncertainty}
+        yield from rows_of(ends, named, found, sweep, [o.label for o in decode(codes)], more)
 
 
 def rows_of(
-    ends: Ends, label: dict[str, object], found: Distance, sweep: Sweep | None, outcomes: list[str]
+    ends: Ends,
+    label: dict[str, object],
+    found: Distance,
+    sweep: Sweep | None,
+    outcomes: list[str],
+    more: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> Iterator[dict[str, object]]:
-    """One row for each end and task; `found` and `outcomes` run over the ends, then the tasks."""
-    steps, tasks = ends.cell.steps, ends.stationarity.shape[1]
+    """One row for each end and task; `found` and `outcomes` run over the ends, then the tasks.
+
+    `more` are columns `(E, B)`.
+    """
+    tasks = ends.stationarity.shape[1]
     flat = {
         "cosine": found.cosine,
         "cosine_distance": found.cosine_distance,
@@ -74,20 +89,21 @@ def rows_of(
         "stationarity": ends.stationarity,
         "min_eigenvalue": ends.spectrum.smallest,
         "max_eigenvalue": ends.spectrum.largest,
+        **more,
     }
     if sweep is not None:
         flat["solver_residual"] = sweep.solver_residual
-    columns = {name: values.double().flatten().tolist() for name, values in flat.items()}
+    columns = {name: rounded(values).flatten().tolist() for name, values in flat.items()}
     if sweep is not None:
         counted = {"gradient_count": sweep.gradient_count, "hvp_count": sweep.hvp_count}
         columns |= {name: values.flatten().tolist() for name, values in counted.items()}
-    diverged_at = ends.diverged_at.flatten().tolist()
+    stopped_at = ends.stopped_at.flatten().tolist()
     for index, what in enumerate(outcomes):
         end, task = divmod(index, tasks)
         yield (
             ends.common
             | label
-            | {"task": ends.first_task + task, "inner_steps": steps[end], "outcome": what}
-            | {"outcome_step": diverged_at[index] if diverged_at[index] >= 0 else None}
+            | {"task": ends.first_task + task, "inner_steps": ends.steps[end], "outcome": what}
+            | {"outcome_step": stopped_at[index] if stopped_at[index] >= 0 else None}
             | {name: values[index] for name, values in columns.items()}
         )

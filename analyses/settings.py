@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from diagnostics.registry import unknown
@@ -21,6 +21,11 @@ Count = Annotated[int, Field(ge=1, le=10**7)]
 CountOrNone = Annotated[int, Field(ge=0, le=10**7)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Several = Field(min_length=1)
+Each = Annotated[tuple[str, ...], Several, AfterValidator(lambda names: tuple(dict.fromkeys(names)))]
+Some = Annotated[tuple[str, ...], AfterValidator(lambda names: tuple(dict.fromkeys(names)))]
+Seeds = Annotated[tuple[Seed, ...], Several, AfterValidator(lambda seeds: tuple(dict.fromkeys(seeds)))]
+Steps = Annotated[tuple[CountOrNone, ...], Several, AfterValidator(lambda counts: tuple(sorted(set(counts))))]
+Iterations = Annotated[tuple[Count, ...], Several, AfterValidator(lambda counts: tuple(sorted(set(counts))))]
 
 STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -35,12 +40,12 @@ class Grid:
     0 for as many as fit.
     """
 
-    problems: Annotated[tuple[str, ...], Several]
-    steps: Annotated[tuple[CountOrNone, ...], Several]
-    iterations: Annotated[tuple[Count, ...], Several]
+    problems: Each
+    steps: Steps
+    iterations: Iterations
     tasks: Count
-    seeds: Annotated[tuple[Seed, ...], Several]
-    precisions: Annotated[tuple[str, ...], Several] = ("float64",)
+    seeds: Seeds
+    precisions: Each = ("float64",)
     inner_optimizer: str = "gd"
     inner_lr: Positive | None = None
     strength: Strength | None = None
@@ -49,24 +54,44 @@ class Grid:
     lanczos_iterations: Count = 60
     dense_below: CountOrNone = 256
     chunk: CountOrNone = 0
+    reference_seconds: Strength = 5.0
 
-    @field_validator("steps", "iterations")
-    @classmethod
-    def _ascending(cls, values: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(sorted(set(values)))
 
-    @field_validator("problems", "seeds", "precisions")
-    @classmethod
-    def _once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(dict.fromkeys(values))
+@dataclass(frozen=True, config=STRICT)
+class Rounding:
+    """One study of rounding: every problem with every seed under every rescaling, in all the arithmetics at once.
+
+    Each gradient is compared with the same one in extended precision, from the same numbers: those that the coarsest of
+    the arithmetics can hold. `reference_seconds` is what a reference in extended precision may take, by estimate;
+    beyond it is float64's. `traced` names arithmetics coarser than float64 in which each inner step's own error is
+    looked for too.
+    """
+
+    problems: Each
+    steps: Steps
+    iterations: Iterations
+    tasks: Count
+    seeds: Seeds
+    precisions: Each = ("bfloat16", "float16", "float32", "float64")
+    scalings: Each = ("none",)
+    inner_optimizer: str = "gd"
+    inner_lr: Positive | None = None
+    strength: Strength | None = None
+    patience: CountOrNone = 5000
+    reference_seconds: Strength = 120.0
+    traced: Some = ()
 
 
 @dataclass(frozen=True, config=STRICT)
 class Settings:
-    """Everything that decides what a run measures: its analyses and their grids."""
+    """Everything that decides what a run measures: its analyses, their grids and their studies of rounding."""
 
-    analyses: Annotated[tuple[str, ...], Several]
+    analyses: Each
     grids: Annotated[tuple[Grid, ...], Several]
+    roundings: Annotated[tuple[Rounding, ...], Several]
+
+
+TABLES: dict[str, tuple[str, type]] = {"grid": ("grids", Grid), "rounding": ("roundings", Rounding)}
 
 
 class Unreadable(ValueError):
@@ -79,12 +104,12 @@ def presets() -> tuple[str, ...]:
     return tuple(sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".toml")))
 
 
-def preset_grids(name: str) -> list[dict[str, Any]]:
-    """The grids of a preset, as a settings file spells them; `ValueError` for an unknown name."""
+def preset_tables(name: str) -> dict[str, Any]:
+    """A preset as a settings file spells it; `ValueError` for an unknown name."""
     if name not in presets():
         raise ValueError(unknown("preset", name, presets()))
     text = (resources.files("analyses") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)["grid"]
+    return tomllib.loads(text)
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -113,24 +138,29 @@ def resolve(
 ) -> Settings:
     """The settings that a preset, a file's entries and the command line's flags give, the later the stronger.
 
-    A file's `[[grid]]` tables replace the preset's; its other entries, and flags that are not None, go into every
-    grid. Chosen `problems` take the grid that names them, or else the first. Raises `ValueError` naming every entry
-    that is wrong.
+    A file's `[[grid]]` tables replace the preset's, and likewise its `[[rounding]]`; its other entries, and flags that
+    are not None, go into every table that has them. Chosen `problems` take the table that names them, or else the
+    first. Raises `ValueError` naming every entry that is wrong.
     """
     entries = dict(file)
-    grids = entries.pop("grid", None)
-    grids = preset_grids(preset) if grids is None else grids
-    if not (isinstance(grids, list) and grids and all(isinstance(grid, dict) for grid in grids)):
-        raise ValueError("settings: expected `grid` to be one or more [[grid]] tables")
+    preset_has = preset_tables(preset)
+    tables = {kind: entries.pop(kind, preset_has[kind]) for kind in TABLES}
     entries |= {key: value for key, value in flags.items() if value is not None}
-    merged = [grid | entries for grid in grids]
-    if problems:
-        merged = [_grid_of(problem, merged) | {"problems": [problem]} for problem in problems]
+    wanted: dict[str, Any] = {"analyses": list(analyses)}
+    fields = {kind: tuple(of.__dataclass_fields__) for kind, (_, of) in TABLES.items()}
+    for kind, (name, _) in TABLES.items():
+        found = tables[kind]
+        if not (isinstance(found, list) and found and all(isinstance(table, dict) for table in found)):
+            raise ValueError(f"settings: expected `{kind}` to be one or more [[{kind}]] tables")
+        # An entry that only another kind of table has is not for this one; one that none has is complained of.
+        others = {key for other, names in fields.items() if other != kind for key in names} - set(fields[kind])
+        merged = [table | {key: value for key, value in entries.items() if key not in others} for table in found]
+        if problems:
+            merged = [_table_of(problem, merged) | {"problems": [problem]} for problem in problems]
+        wanted[name] = merged
     try:
         adapter = TypeAdapter(Settings)
-        return adapter.validate_json(
-            json.dumps({"analyses": list(analyses), "grids": merged}, allow_nan=True, default=str)
-        )
+        return adapter.validate_json(json.dumps(wanted, allow_nan=True, default=str))
     except ValidationError as error:
         # A list whose entries are wrong is also called too short, and every grid complains alike: once is enough.
         wrong = [detail for detail in error.errors() if detail["type"] != "too_short" or not detail["input"]]
@@ -158,18 +188,21 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
     return [] if old == new else [f"{name}: {json.dumps(old)} -> {json.dumps(new)}"]
 
 
-def _grid_of(problem: str, grids: list[dict[str, Any]]) -> dict[str, Any]:
+def _table_of(problem: str, tables: list[dict[str, Any]]) -> dict[str, Any]:
     name = problem.partition("[")[0]
     for wanted in (problem, name):
-        for grid in grids:
-            if any(wanted in (known, known.partition("[")[0]) for known in grid.get("problems", ())):
-                return grid
-    return grids[0]
+        for table in tables:
+            if any(wanted in (known, known.partition("[")[0]) for known in table.get("problems", ())):
+                return table
+    return tables[0]
 
 
 def _in_words(detail: Any) -> str:
-    where = ".".join(str(part) for part in detail["loc"] if part != "grids" and not isinstance(part, int)) or "settings"
+    tables = {name: of for name, of in TABLES.values()}
+    path = [part for part in detail["loc"] if part not in tables and not isinstance(part, int)]
+    where = ".".join(map(str, path)) or "settings"
     if detail["type"] == "unexpected_keyword_argument":
-        known = tuple(Grid.__dataclass_fields__)
+        table = tables.get(detail["loc"][0], Grid)
+        known = tuple(table.__dataclass_fields__)
         return unknown("entry", where, known)
     return f"{where}: {detail['msg'][0].lower()}{detail['msg'][1:]}, found {detail['input']!r:.80}"

@@ -18,7 +18,7 @@ import pandas as pd
 
 UNIT = ("seed", "task")
 FEWEST = 6  # the smallest and largest of n values enclose the median with probability 1 - 2^(1-n): 94% at 5, 97% at 6
-QUIET = ("ok", "prediction", "solver unfinished")  # the last is what a sweep over iterations asks for
+QUIET = ("ok", "prediction", "unresolved", "solver unfinished")  # the last is what a sweep over iterations asks for
 
 
 def summarise(frame: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd.DataFrame:

@@ -21,6 +21,9 @@ COLUMNS: dict[str, str] = {
     "scaling": "rescaling of the problem",
     "target": "the exact gradient compared with: unrolled, stationary, or exact_solve (the implicit formula at the "
     "same point with the linear system solved to rounding)",
+    "reference": "arithmetic that the target was computed in",
+    "reference_uncertainty": "relative difference of two settings of that arithmetic; a relative error that is not 100 "
+    "times larger is `unresolved`",
     "cosine": "cosine of the angle to the target",
     "cosine_distance": "1 - cosine, computed without cancellation",
     "relative_error": "|estimate - target| / |target|",
@@ -30,8 +33,9 @@ COLUMNS: dict[str, str] = {
     "solver_residual": "|b - Hx| / |b| of the linear solve, recomputed",
     "min_eigenvalue": "smallest eigenvalue of the inner Hessian where the loop ended, proximal term included",
     "max_eigenvalue": "largest eigenvalue of the same",
+    "growth_rate": "logarithm of what the loop multiplies a difference by, per inner step",
     "outcome": "what became of it; `ok`, a warning, a failure, or `prediction`",
-    "outcome_step": "the inner step at which a loop diverged",
+    "outcome_step": "the inner step at which a loop diverged or a gradient underflowed",
     "seconds": "wall time",
     "peak_bytes": "peak memory",
     "chunk": "number of tasks computed together",
@@ -40,7 +44,8 @@ COLUMNS: dict[str, str] = {
 }
 
 TEXT = (
-    "analysis", "problem", "inner_optimizer", "estimator", "solver", "precision", "scaling", "target", "outcome",
+    "analysis", "problem", "inner_optimizer", "estimator", "solver", "precision", "scaling", "target", "reference",
+    "outcome",
 )  # fmt: skip
 WHOLE = ("task", "seed", "inner_steps", "solver_iterations", "outcome_step", "chunk", "gradient_count", "hvp_count")
 

@@ -4,18 +4,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 import cli
 
 ROOT = Path(__file__).parent.parent
 TINY = ("--problem", "quadratic", "--steps", "0,1,3", "--iterations", "1,2", "--tasks", "2", "--seed", "0",
-        "--precision", "float32")  # fmt: skip
+        "--precision", "float32", "--reference-seconds", "0")  # fmt: skip
 
 
 def run(*arguments: str | Path) -> Result:
@@ -126,6 +128,14 @@ def test_an_interrupt_ends_with_130_and_one_line(tmp_path: Path) -> None:
         (["run", "steps", "--inner-lr", "nan"], ["inner_lr"]),
         (["run", "cg", "--strength", "0"], ["strength: expected > 0", "implicit"]),
         (["run", "cg", "--strength", "-1"], ["strength", "greater than or equal to 0"]),
+        (["run", "precision", "--precision", "float61"], ["unknown precision 'float61'", "did you mean 'float64'?"]),
+        (["run", "precision", "--precision", "bfloat"], ["unknown precision 'bfloat'", "did you mean 'bfloat16'?"]),
+        (["run", "rescaling", "--scaling", "standardise"], ["unknown rescaling", "did you mean 'standardize'?"]),
+        (["run", "rescaling", "--scaling", "scale:-1"], ["expected scale:<factor>", "found 'scale:-1'"]),
+        (["run", "rescaling", "--scaling", "none,whitten"], ["unknown rescaling 'whitten'", "did you mean 'whiten'?"]),
+        (["run", "steps", "--reference-seconds", "-1"], ["reference_seconds", "greater than or equal to 0"]),
+        (["run", "precision", "--reference-seconds", "nan"], ["reference_seconds"]),
+        (["run", "precission"], ["unknown analysis 'precission'", "did you mean 'precision'?"]),
         (["list", "solver"], ["unknown kind 'solver'", "did you mean 'solvers'?"]),
     ],
 )
@@ -223,6 +233,8 @@ def test_list_names_everything_that_is_registered() -> None:
     listed = run("list").stdout
     for name in ("steps", "surface", "sinusoid(", "few_shot(", "unrolled_adjoint", "cg", "gd", "float64", "smoke"):
         assert name in listed
+    for name in (*cli.ANALYSES, "bfloat16_pure", "extended", "power_of_two", "scale:<factor>"):
+        assert f"  {name}\n" in listed
     assert "first_order" not in run("list", "solvers").stdout
 
 
@@ -238,6 +250,71 @@ def test_doctor_finds_flushed_denormals() -> None:
     assert done.returncode == 1
     assert "BAD  denormals kept: no" in done.stdout
     assert "set_flush_denormal(False)" in done.stdout
+
+
+@pytest.fixture
+def flushed() -> Iterator[None]:
+    """Flush-to-zero, as another library in the process may have switched it on."""
+    assert torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+@pytest.mark.parametrize("command", [["run", "steps"], ["run", "precision"], ["report"]], ids=" ".join)
+def test_a_run_with_flushed_denormals_is_refused(command: list[str], flushed: None, tmp_path: Path) -> None:
+    done = run(*command, *TINY, "--out", tmp_path / "run")
+    refused(done, 1, "expected denormals kept", "torch.set_flush_denormal(False)", "`gradgauge doctor` tells more")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_whose_arithmetic_fails_another_probe_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diagnostics.arithmetic import machine
+
+    probes = [replace(probe, holds=lambda: False) for probe in machine.PROBES if "exact errors" in probe.what]
+    monkeypatch.setattr(machine, "PROBES", probes)
+    refused(run("run", "steps", *TINY, "--out", tmp_path / "run"), 1, "expected sums and products", "doctor")
+
+
+def test_doctor_names_a_device_without_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch without support for a device refuses any number on it, and so stands for one that has no float64."""
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("mps"))
+    done = run("doctor")
+    assert done.exit_code == 1
+    assert "BAD  accelerator: mps\n" in done.stdout
+    assert "expected a device with float64, found mps" in done.stdout and "move the problem to the CPU" in done.stdout
+
+
+def test_scalings_and_the_time_for_references_reach_the_measurements(tmp_path: Path) -> None:
+    options = [*TINY, "--steps", "1,3", "--scaling", "none,power_of_two"]
+    for seconds, reference in (("0", "float64"), ("1e9", "extended")):
+        folder = tmp_path / reference
+        done = run("run", "rescaling", *options, "--reference-seconds", seconds, "--out", folder)
+        assert done.exit_code == 0, done.output
+        table = pd.read_csv(folder / "tables" / "rescaling.csv")
+        assert set(table.scaling) == {"none", "power_of_two"}
+        measured = table[(table.target == "exact_arithmetic") & (table.outcome != "prediction")]
+        assert set(measured.reference) == {reference}
+        assert measured.reference_uncertainty.notna().all()
+
+
+def test_data_beyond_an_arithmetics_range_fail_in_one_line_and_spare_the_rest(tmp_path: Path) -> None:
+    few = ["--problem", "linear_regression", "--steps", "1", "--iterations", "1", "--tasks", "2", "--seed", "0"]
+    options = [*few, "--precision", "float16,float32", "--reference-seconds", "0", "--scaling", "none,scale:1e6"]
+    done = run("run", "rescaling", *options, "--out", tmp_path)
+    assert done.exit_code == 4
+    failed = [line for line in done.stderr.splitlines() if line.startswith("failed")]
+    assert len(failed) == 1 and "Traceback" not in done.stderr
+    assert failed[0].startswith("failed: linear_regression, scale:1e6, seed 0: ValueError: float16: expected numbers ")
+    assert "use the rescaling power_of_two" in failed[0]
+    assert set(pd.read_csv(tmp_path / "tables" / "rescaling.csv").scaling) == {"none"}
+
+
+def test_the_analyses_of_the_command_line_are_those_that_are_registered() -> None:
+    from analyses.analysis import analyses
+
+    assert sorted(cli.ANALYSES) == sorted(analyses.names()) and len(cli.ANALYSES) == 7
 
 
 def test_nothing_is_warned_of_in_a_normal_run(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from analyses.settings import Unreadable, as_json, differences, fingerprint, presets, read_file, resolve
 
-ALL = ("steps", "cg", "surface", "curvature")
+ALL = ("steps", "cg", "surface", "curvature", "precision", "rescaling", "digits")
 
 
 def test_every_preset_resolves_to_problems_that_exist() -> None:
@@ -108,4 +108,73 @@ def test_fingerprints_and_differences_see_every_change() -> None:
     assert fingerprint(one) == fingerprint(as_json(resolve(ALL, "smoke", {}, {"tasks": 3})))
     assert fingerprint(one) != fingerprint(two)
     assert differences(one, one) == []
-    assert differences(one, two) == ["grids[0].tasks: 3 -> 4"]
+    changed = [f"grids[{at}].tasks: 3 -> 4" for at in range(len(one["grids"]))]
+    changed += [f"roundings[{at}].tasks: 3 -> 4" for at in range(len(one["roundings"]))]
+    assert differences(one, two) == changed
+
+
+# ---- two kinds of tables
+
+
+STUDY = {"problems": ["logistic"], "steps": [5, 1, 5], "iterations": [2], "tasks": 2, "seeds": [0]}
+
+
+def test_a_file_of_grids_keeps_the_presets_studies_and_the_other_way_round() -> None:
+    plain = resolve(ALL, "quick", {}, {})
+    grids = resolve(ALL, "quick", {"grid": [STUDY]}, {})
+    assert [grid.problems for grid in grids.grids] == [("logistic",)] and grids.roundings == plain.roundings
+    studies = resolve(ALL, "quick", {"rounding": [STUDY]}, {})
+    assert [study.problems for study in studies.roundings] == [("logistic",)] and studies.grids == plain.grids
+    assert studies.roundings[0].steps == (1, 5) and studies.roundings[0].scalings == ("none",)
+
+
+def test_an_entry_that_one_kind_of_table_has_goes_into_that_kind_alone() -> None:
+    settings = resolve(
+        ALL, "smoke", {"traced": ["bfloat16"], "lanczos_iterations": 7}, {"scalings": ["whiten"], "chunk": 3}
+    )
+    assert {(study.traced, study.scalings) for study in settings.roundings} == {(("bfloat16",), ("whiten",))}
+    assert {(grid.lanczos_iterations, grid.chunk) for grid in settings.grids} == {(7, 3)}
+
+
+def test_an_entry_that_both_kinds_have_goes_into_both() -> None:
+    settings = resolve(ALL, "smoke", {}, {"reference_seconds": 0.5, "tasks": 3})
+    tables = [*settings.grids, *settings.roundings]
+    assert {(table.reference_seconds, table.tasks) for table in tables} == {(0.5, 3)}
+
+
+@pytest.mark.parametrize("kind", ["grid", "rounding"])
+def test_an_entry_that_no_table_has_is_named_and_so_is_one_of_the_other_kind(kind: str) -> None:
+    """At the top of a file an entry of the other kind finds its table; inside of a table it is a mistake."""
+    strange = {"grid": "traced", "rounding": "chunk"}[kind]
+    for entry in (strange, "tsaks"):
+        with pytest.raises(ValueError, match=f"unknown entry '{entry}'") as caught:
+            resolve(ALL, "smoke", {kind: [STUDY | {entry: 1}]}, {})
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="unknown entry 'tsaks'; did you mean 'tasks'?"):
+        resolve(ALL, "smoke", {"tsaks": 1}, {})
+    with pytest.raises(ValueError, match=f"expected `{kind}` to be one or more"):
+        resolve(ALL, "smoke", {kind: []}, {})
+
+
+@pytest.mark.parametrize(
+    ("entries", "line"),
+    [
+        ({"scalings": []}, "scalings: tuple should have at least 1 item"),
+        ({"scalings": "none"}, "scalings: input should be a valid"),
+        ({"traced": 1}, "traced: input should be a valid array, found 1"),
+        ({"reference_seconds": -1.0}, "reference_seconds: input should be greater than or equal to 0, found -1.0"),
+        ({"reference_seconds": float("inf")}, "reference_seconds: input should be a finite number"),
+        ({"patience": -1}, "patience: input should be greater than or equal to 0, found -1"),
+    ],
+)
+def test_a_wrong_entry_of_a_study_is_named(entries: dict, line: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        resolve(ALL, "smoke", {}, entries)
+    assert line in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_chosen_problem_takes_the_study_that_names_it() -> None:
+    settings = resolve(ALL, "smoke", {}, {}, ("linear_regression[dimension=3]",))
+    (study,) = settings.roundings
+    assert study.problems == ("linear_regression[dimension=3]",) and "power_of_two" in study.scalings
+    assert [grid.problems for grid in settings.grids] == [("linear_regression[dimension=3]",)]
