@@ -31,7 +31,7 @@ def problem_name(problem: str) -> str:
     words = name.replace("_", " ").strip() or "(no name)"
     if not bracket:
         return words
-    settings = rest.rstrip("]").replace("=", " ").replace(",", ", ").replace("_", " ")
+    settings = rest.replace("]", "").replace("=", " ").replace(",", ", ").replace("_", " ")
     return f"{words} ({' '.join(settings.split())})"
 
 

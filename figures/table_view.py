@@ -6,15 +6,19 @@ import pandas as pd
 
 ALWAYS = ("problem", "seed", "task", "inner_steps", "estimator", "precision", "outcome")
 SETTINGS = ("inner_optimizer", "inner_lr", "strength", "damping", "scaling")
-FINEST_FIRST = ("extended", "float64", "float32", "float16", "bfloat16")
-EPSILON = {"extended": 2.0**-104, "float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+FINEST_FIRST = ("extended", "float64", "float32", "float16", "float16_pure", "bfloat16", "bfloat16_pure")
+EPSILON = {
+    "extended": 2.0**-104, "float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "float16_pure": 2.0**-10,
+    "bfloat16": 2.0**-7, "bfloat16_pure": 2.0**-7,
+}  # fmt: skip
 
 
-def view(frame: pd.DataFrame, columns: Sequence[str], figure: str) -> pd.DataFrame:
+def view(frame: pd.DataFrame, columns: Sequence[str], figure: str, apart: Sequence[str] = ()) -> pd.DataFrame:
     """The table with `case`, `method`, `iterations`, `theory` and `indefinite` added.
 
     `case` is the problem, with the settings that differ among its rows; `method` the estimator, or the solver of an
-    implicit one; `theory` marks what was not measured. `ValueError` names the columns that are wanting.
+    implicit one; `theory` marks what was not measured. Settings `apart` are lines of one case, and make none of their
+    own. `ValueError` names the columns that are wanting.
     """
     absent = [name for name in (*ALWAYS, *columns) if name not in frame.columns]
     if absent:
@@ -22,7 +26,7 @@ def view(frame: pd.DataFrame, columns: Sequence[str], figure: str) -> pd.DataFra
     solver = frame["solver"].astype("object").where(frame["solver"].notna(), "") if "solver" in frame else ""
     estimator = frame["estimator"].astype("object")
     seen = frame.reset_index(drop=True).assign(
-        case=_cases(frame).to_numpy(),
+        case=_cases(frame.drop(columns=list(apart))).to_numpy(),
         method=estimator.where(estimator != "implicit", solver).to_numpy(),
         iterations=_floats(frame, "solver_iterations"),
         inner_steps=_floats(frame, "inner_steps"),
@@ -32,7 +36,8 @@ def view(frame: pd.DataFrame, columns: Sequence[str], figure: str) -> pd.DataFra
     if "target" not in seen:
         return seen
     # Two grids of a run may share a cell: its rows are then there twice, and must count once.
-    return seen.drop_duplicates(["case", "seed", "task", "inner_steps", "method", "iterations", "precision", "target"])
+    keys = ["case", "seed", "task", "inner_steps", "method", "iterations", "precision", "target", *apart]
+    return seen.drop_duplicates(keys)
 
 
 def cases(frame: pd.DataFrame) -> list[str]:
