@@ -14,6 +14,7 @@ import click
 if TYPE_CHECKING:  # the imports that take seconds are made inside the commands, so that --help does not wait for them
     from analyses.run import Progress
 
+NOTHING = "`rescaling` needs --scaling, as in --scaling none,standardize, and `digits` --traced, as in --traced float32"
 ANALYSES = ("steps", "cg", "surface", "curvature", "precision", "rescaling", "digits")
 
 
@@ -83,6 +84,8 @@ def grid_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      "float32,float64. See `gradgauge list precisions`."),
         click.option("--scaling", "scalings", callback=names, metavar="NAMES", help="Rescalings of the data, as "
                      "none,standardize,scale:1000. See `gradgauge list rescalings`."),
+        click.option("--traced", callback=names, metavar="NAMES", help="Arithmetics in which the analysis `digits` "
+                     "looks for each inner step's own error, as float32."),
         click.option("--reference-seconds", type=float, help="Estimated time that a reference in extended precision "
                      "may take; beyond it is float64's."),
         click.option("--inner-lr", type=float, help="Size of an inner step, in place of the problem's own."),
@@ -224,6 +227,8 @@ def _measure(
         1
     )  # small models run no slower on one thread, and the digits do not depend on the machine's cores
     cells = run.cells_of(settings)
+    if not cells:
+        refuse(f"{', '.join(analyses)}: expected settings that ask for something, found nothing to measure; {NOTHING}")
     folder = out or Path("reports") / run.run_name(preset, settings)
     store = run.open_run(folder, settings)
     begun = manifest.now()

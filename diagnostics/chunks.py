@@ -6,6 +6,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from diagnostics.arithmetic.extended import Extended, words
 from diagnostics.checks import whole_number
 from diagnostics.problem import Problem
 from diagnostics.rows import Data, take_rows
@@ -37,8 +38,9 @@ def saved_bytes(problem: Problem, theta: Tensor, data: Data) -> int:
     storages: dict[int, int] = {}
 
     def count(x: Tensor) -> Tensor:
-        storage = x.untyped_storage()
-        storages[storage.data_ptr()] = storage.nbytes()
+        for part in words(x) if isinstance(x, Extended) else (x,):
+            storage = part.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
         return x
 
     w = problem.start(theta, data).detach().requires_grad_()

@@ -53,6 +53,35 @@ def test_a_run_leaves_the_table_the_figure_and_the_page(tmp_path: Path) -> None:
     assert not [path for path in (tmp_path / "a run").rglob(".*")]
 
 
+@pytest.mark.parametrize("analysis", ["rescaling", "digits"])
+def test_a_run_that_asks_for_nothing_is_told_what_to_ask(analysis: str, tmp_path: Path) -> None:
+    refused(
+        run("run", analysis, "--problem", "logistic", "--out", tmp_path / "run"), 2,
+        f"{analysis}: expected settings that ask for something", "--scaling none,standardize", "--traced float32",
+    )  # fmt: skip
+    assert not (tmp_path / "run").exists()
+
+
+def test_digits_are_traced_where_asked(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    asked = ("--traced", "float32", "--out", folder)
+    assert run("run", "digits", *TINY, *asked).exit_code == 0
+    table = pd.read_csv(folder / "tables" / "digits.csv")
+    assert sorted(table.loc[(table.estimator == "trace_state") & (table.task == 0), "inner_steps"]) == [0, 1, 2, 3]
+    refused(run("run", "digits", *TINY, "--traced", "float64"), 2, "expected arithmetics coarser than float64")
+
+
+def test_the_grid_is_measured_in_any_arithmetic(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    asked = [*TINY[: TINY.index("--precision")], "--precision", "bfloat16,extended", "--reference-seconds", "60"]
+    assert run("run", "steps", *asked, "--out", folder).exit_code == 0
+    table = pd.read_csv(folder / "tables" / "steps.csv")
+    unrolled = table[(table.estimator == "unrolled") & (table.target == "unrolled") & (table.inner_steps == 3)]
+    worst = unrolled.groupby("precision").relative_error.max()
+    assert set(unrolled.reference) == {"extended"}
+    assert worst["extended"] < 1e-24 and 1e-4 < worst["bfloat16"] < 0.1
+
+
 def test_a_run_of_the_same_settings_is_completed_and_of_others_refused(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert run("run", "steps", *TINY, "--out", folder).exit_code == 0

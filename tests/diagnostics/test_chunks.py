@@ -8,6 +8,7 @@ from torch import Tensor
 
 from analyses.grid import measure
 from analyses.grid_rows import GridCell
+from diagnostics.arithmetic.extended import extended
 from diagnostics.chunks import BUDGET, in_chunks, saved_bytes, tasks_that_fit
 from diagnostics.problem import Problem
 from diagnostics.problem_names import problems
@@ -49,6 +50,14 @@ def test_the_bytes_that_are_saved_grow_with_the_data() -> None:
         bytes_of[shots] = saved_bytes(problem, theta, data)
     assert bytes_of[5] > theta.numel() * 8
     assert bytes_of[50] > bytes_of[5] + 45 * 80 * 8  # both hidden layers' activations
+
+
+def test_an_extended_number_is_two() -> None:
+    problem = small("logistic")
+    theta, data = theta_and_data(problem, 2)
+    wide = {key: extended(value) for key, value in data.items()}
+    # Not exactly: the graph of extended precision keeps no float64 constants.
+    assert 1.5 <= saved_bytes(problem, extended(theta), wide) / saved_bytes(problem, theta, data) <= 2
 
 
 def test_what_is_saved_many_times_is_counted_once() -> None:
