@@ -194,6 +194,6 @@ sections.register("digits")(
         draw=draw,
         verdicts=verdicts,
         summary=summary,
-        order=60,
+        order=6,
     )
 )

@@ -209,6 +209,6 @@ sections.register("precision")(
         draw=draw,
         verdicts=verdicts,
         summary=summary,
-        order=50,
+        order=4,
     )
 )

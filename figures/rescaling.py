@@ -185,6 +185,6 @@ sections.register("rescaling")(
         draw=draw,
         verdicts=verdicts,
         summary=summary,
-        order=50,
+        order=5,
     )
 )
