@@ -64,8 +64,9 @@ def draw_all(folder: Path, tables: Mapping[str, pd.DataFrame]) -> dict[str, str]
 
 
 def _by_question(sections: list[Drawn]) -> dict[str, list[Drawn]]:
-    names = sorted({name for drawn in sections for name in drawn.content.section.questions})
-    return {name: [drawn for drawn in sections if name in drawn.content.section.questions] for name in names}
+    """The sections under the questions that they answer; one that answers two is there once."""
+    named = [(", ".join(drawn.content.section.questions), drawn) for drawn in sections]
+    return {name: [drawn for of, drawn in named if of == name] for name, _ in named}
 
 
 def _label(content: Content) -> str:

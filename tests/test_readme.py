@@ -1,4 +1,4 @@
-"""The README's code runs, its commands exist, and its pictures are there."""
+"""The code of the README and of the other documents runs, their commands exist, and their pictures are there."""
 
 import re
 from pathlib import Path
@@ -9,13 +9,14 @@ from click.testing import CliRunner
 import cli
 
 ROOT = Path(__file__).parent.parent
-TEXT = (ROOT / "README.md").read_text()
+DOCUMENTS = ("README.md", "docs/arithmetic.md")
+TEXT = "\n".join((ROOT / name).read_text() for name in DOCUMENTS)
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
 def test_the_code_runs(number: int, capsys: pytest.CaptureFixture[str]) -> None:
-    exec(compile(BLOCKS[number], f"README.md, block {number}", "exec"), {})
+    exec(compile(BLOCKS[number], f"documents, block {number}", "exec"), {})
     assert capsys.readouterr().out.strip()
 
 
@@ -36,5 +37,6 @@ def test_every_make_target_that_it_names_exists() -> None:
 
 
 def test_every_file_that_it_points_to_is_there() -> None:
-    for path in re.findall(r"\]\(([^)#:]+)\)", TEXT):
+    prose = re.sub(r"```.*?```", "", TEXT, flags=re.DOTALL)
+    for path in re.findall(r"\]\(([^)#:]+)\)", prose):
         assert (ROOT / path).exists(), path

@@ -96,7 +96,7 @@ def test_settings_of_the_caller_are_left_alone():
 
 def test_sections_are_in_order():
     names = [section.name for section in in_order()]
-    assert names[:3] == ["steps", "cg", "surface"] and "curvature" in names
+    assert names[:6] == ["precision", "rescaling", "digits", "steps", "cg", "surface"] and "curvature" in names
     assert all(
         isinstance(section, Section) and section.questions and section.title.endswith("?") for section in in_order()
     )
