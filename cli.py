@@ -88,6 +88,7 @@ def grid_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      "looks for each inner step's own error, as float32."),
         click.option("--reference-seconds", type=float, help="Estimated time that a reference in extended precision "
                      "may take; beyond it is float64's."),
+        click.option("--inner-optimizer", metavar="NAME", help="Inner optimizer. See `gradgauge list optimizers`."),
         click.option("--inner-lr", type=float, help="Size of an inner step, in place of the problem's own."),
         click.option("--strength", type=float, help="Strength of the proximal term, in place of the problem's own."),
         click.option("--chunk", type=int, help="Tasks at a time; 0, the default, for as many as fit in memory."),

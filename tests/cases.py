@@ -158,6 +158,7 @@ def check_by_differences(
     kinks: bool = False,
     sharp: float = 1e-5,
     directions: int = 6,
+    step: float | None = None,
 ) -> None:
     """Assert that `gradient (B, P)` is the derivative of the outer loss after `steps`, along random directions.
 
@@ -169,7 +170,8 @@ def check_by_differences(
     free of it, the rest do not count. Their loss is also computed through many layers, which is worth a few
     roundings and not one.
     """
-    step, smooth, roundings = (3e-5, 0.75, 4.0) if kinks else (1e-3, 1.0, 1.0)
+    usual, smooth, roundings = (3e-5, 0.75, 4.0) if kinks else (1e-3, 1.0, 1.0)
+    step = usual if step is None else step
     norm = row_norms(gradient)
     counted = 0
     for seed in range(directions):

@@ -62,6 +62,13 @@ def test_a_run_that_asks_for_nothing_is_told_what_to_ask(analysis: str, tmp_path
     assert not (tmp_path / "run").exists()
 
 
+def test_the_inner_optimizer_is_chosen_by_name(tmp_path: Path) -> None:
+    refused(
+        run("run", "steps", *TINY, "--inner-optimizer", "gs"), 2, "unknown inner optimizer 'gs'; did you mean 'gd'?"
+    )
+    assert run("run", "steps", *TINY, "--inner-optimizer", "gd", "--out", tmp_path / "run").exit_code == 0
+
+
 def test_digits_are_traced_where_asked(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     asked = ("--traced", "float32", "--out", folder)
