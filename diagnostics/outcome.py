@@ -29,7 +29,7 @@ class Outcome(Enum):
     )
     NEGATIVE_CURVATURE = (
         "negative curvature",
-        "Conjugate gradients met a direction of negative curvature: the inner Hessian is indefinite and the implicit "
+        "The linear solver met a direction of negative curvature: the inner Hessian is indefinite and the implicit "
         "formula does not apply; take more inner steps or a larger strength.",
     )
     UNDERFLOW = (
@@ -38,6 +38,11 @@ class Outcome(Enum):
         "the loss (power_of_two does it exactly) or use an arithmetic of wider range.",
     )
     SINGULAR = ("singular", "The inner Hessian is singular to working precision; add damping or a larger strength.")
+    SOLVER_DIVERGED = (
+        "solver diverged",
+        "The linear solver's terms grow, since its step is too long for the largest curvature; take a smaller step, or "
+        "none, and it is chosen.",
+    )
     UNSOLVED = (
         "no exact solve",
         "The linear system here was not solved to rounding within its iterations, so there is no exact solve to "

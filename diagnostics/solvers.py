@@ -1,12 +1,13 @@
 """What a linear solver is given and gives back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from diagnostics.checks import whole_number
 from diagnostics.registry import Registry
 from diagnostics.rows import row_norms
 
@@ -49,3 +50,26 @@ def exponent_scale(b: Tensor) -> Tensor:
     usable = (norm > 0) & norm.isfinite()
     _, exponent = torch.frexp(torch.where(usable, norm, 1.0))
     return torch.ldexp(torch.ones_like(norm), exponent - 1)
+
+
+def check_budget(name: str, iterations: int, keep: Sequence[int], **tolerances: float) -> None:
+    """Raise `ValueError` for iterations, iterates to keep or tolerances that mean nothing."""
+    whole_number(f"{name} iterations", iterations, 0)
+    if any(not 0 <= kept <= iterations for kept in keep):
+        raise ValueError(f"{name}: expected iterations to keep from 0 to {iterations}, found {keep}")
+    for what, value in tolerances.items():
+        if not value >= 0:
+            raise ValueError(f"{name}: expected {what} >= 0, found {value}")
+
+
+def solution_of(
+    b: Tensor, scale: Tensor, x: Tensor, residual: Tensor, codes: Tensor, iterations: int, products: Tensor
+) -> LinearSolution:
+    """The solution for the right-hand side `scale b`, from x for `b (B, N)` and the norm `(B,)` of what x leaves of b.
+
+    NaN where b is not finite.
+    """
+    norm = row_norms(b)
+    relative = torch.where(norm > 0, residual / torch.where(norm > 0, norm, 1.0), 0.0)
+    value = torch.where(b.isfinite().all(-1, keepdim=True), x * scale, torch.nan)
+    return LinearSolution(value, codes, relative, iterations, products)

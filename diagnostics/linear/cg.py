@@ -21,10 +21,9 @@ from torch import Tensor
 
 from diagnostics import outcome
 from diagnostics.arithmetic.precision import epsilon
-from diagnostics.checks import whole_number
 from diagnostics.outcome import Outcome
 from diagnostics.rows import row_norms
-from diagnostics.solvers import LinearSolution, MatVec, exponent_scale, solvers
+from diagnostics.solvers import LinearSolution, MatVec, check_budget, exponent_scale, solution_of, solvers
 
 ROUNDING_FLOOR = 10.0  # in units of eps (|H| |x| + |b|): a residual this small is as good as the arithmetic gives
 
@@ -49,12 +48,10 @@ class ConjugateGradients:
 
     def __post_init__(self) -> None:
         """Refuse settings that mean nothing."""
-        whole_number("CG iterations", self.iterations, 0)
-        if any(not 0 <= kept <= self.iterations for kept in self.keep):
-            raise ValueError(f"CG: expected iterations to keep from 0 to {self.iterations}, found {self.keep}")
-        for name in ("relative_tolerance", "absolute_tolerance"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"CG: expected {name} >= 0, found {getattr(self, name)}")
+        check_budget(
+            "CG", self.iterations, self.keep,
+            relative_tolerance=self.relative_tolerance, absolute_tolerance=self.absolute_tolerance,
+        )  # fmt: skip
 
     def path(self, matvec: MatVec, right_hand_side: Tensor) -> tuple[LinearSolution, ...]:
         """One `LinearSolution` for each iteration count in `keep`, and one for `iterations`."""
@@ -87,9 +84,7 @@ class ConjugateGradients:
                 outcome.where(negative, Outcome.NEGATIVE_CURVATURE),
                 outcome.where(~(x.isfinite().all(-1) & b.isfinite().all(-1)), Outcome.NOT_FINITE),
             )
-            value = torch.where(b.isfinite().all(-1, keepdim=True), x * scale, torch.nan)
-            relative = torch.where(b_norm > 0, residual / torch.where(b_norm > 0, b_norm, 1.0), 0.0)
-            return LinearSolution(value, codes, relative, count, spent)
+            return solution_of(b, scale, x, residual, codes, count, spent)
 
         wanted = sorted({*self.keep, self.iterations})
         if 0 in wanted:

@@ -1,6 +1,6 @@
 """The exact solve, from the Hessian written out: the oracle for the others, and the default for small problems."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from diagnostics import outcome
 from diagnostics.arithmetic.precision import epsilon
 from diagnostics.outcome import Outcome
 from diagnostics.rows import row_norms
-from diagnostics.solvers import LinearSolution, MatVec, exponent_scale, solvers
+from diagnostics.solvers import LinearSolution, MatVec, exponent_scale, solution_of, solvers
 
 LARGEST = 4096  # columns; beyond it one task's matrix alone takes over 128 MiB in float64
 
@@ -45,10 +45,8 @@ class Dense:
             outcome.where(~usable.squeeze(-1) | (~x.isfinite().all(-1) & ~singular), Outcome.NOT_FINITE),
         )
         residual = row_norms(b - (safe @ x.unsqueeze(-1)).squeeze(-1))
-        b_norm = row_norms(b)
-        relative = torch.where(b_norm > 0, residual / torch.where(b_norm > 0, b_norm, 1.0), 0.0)
-        value = torch.where(usable, x * scale, torch.nan)
-        return (LinearSolution(value, codes, relative, 0, torch.full_like(codes, b.shape[1])),)
+        solution = solution_of(b, scale, x, residual, codes, 0, torch.full_like(codes, b.shape[1]))
+        return (replace(solution, value=torch.where(usable, solution.value, torch.nan)),)
 
 
 def written_out(matvec: MatVec, like: Tensor) -> Tensor:

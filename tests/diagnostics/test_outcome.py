@@ -20,6 +20,7 @@ def test_what_leaves_no_number_has_failed() -> None:
     failed = {outcome for outcome in Outcome if outcome.failed}
     assert failed == {
         Outcome.SINGULAR,
+        Outcome.SOLVER_DIVERGED,
         Outcome.UNSOLVED,
         Outcome.NOT_STATIONARY,
         Outcome.REPLAY_DIFFERS,
