@@ -20,12 +20,21 @@ import torch
 from torch import Tensor
 
 from diagnostics import outcome
-from diagnostics.arithmetic.precision import epsilon
 from diagnostics.outcome import Outcome
 from diagnostics.rows import row_norms
-from diagnostics.solvers import LinearSolution, MatVec, check_budget, exponent_scale, solution_of, solvers
+from diagnostics.solvers import (
+    LinearSolution,
+    MatVec,
+    System,
+    all_ended,
+    check_budget,
+    posed,
+    power_of_two,
+    require_symmetric,
+    solvers,
+)
 
-ROUNDING_FLOOR = 10.0  # in units of eps (|H| |x| + |b|): a residual this small is as good as the arithmetic gives
+NARROW = 1e-6  # float16: a format whose smallest normal number is above it has no room for the square of a residual
 
 
 @solvers.register("cg")
@@ -53,60 +62,89 @@ class ConjugateGradients:
             relative_tolerance=self.relative_tolerance, absolute_tolerance=self.absolute_tolerance,
         )  # fmt: skip
 
-    def path(self, matvec: MatVec, right_hand_side: Tensor) -> tuple[LinearSolution, ...]:
+    def path(
+        self, matvec: MatVec, right_hand_side: Tensor, transposed: MatVec | None = None
+    ) -> tuple[LinearSolution, ...]:
         """One `LinearSolution` for each iteration count in `keep`, and one for `iterations`."""
+        require_symmetric("CG", transposed)
+        system = posed(matvec, right_hand_side, self.damping, self.relative_tolerance, self.absolute_tolerance)
+        return iterated(system, self.iterations, self.keep, past_negative_curvature=self.past_negative_curvature)
 
-        def product(v: Tensor) -> Tensor:
-            return matvec(v) + self.damping * v if self.damping else matvec(v)
 
-        scale = exponent_scale(right_hand_side)
-        b = right_hand_side / scale
-        b_norm = row_norms(b)
-        tolerance = torch.clamp(self.relative_tolerance * b_norm, min=0.0)
-        if self.absolute_tolerance:
-            tolerance = torch.maximum(tolerance, self.absolute_tolerance / scale.squeeze(-1))
+def iterated(
+    system: System,
+    iterations: int,
+    keep: tuple[int, ...],
+    *,
+    past_negative_curvature: bool = False,
+    precondition: MatVec | None = None,
+    products: int = 0,
+) -> tuple[LinearSolution, ...]:
+    """The iteration, plain or with a preconditioner: z = r, or `precondition(r)` for a positive definite M^-1.
 
-        x, r, p = torch.zeros_like(b), b, b  # r and p in units of `unit`
-        rr, unit = (r * r).sum(-1), torch.ones_like(scale)
-        # From |r| <= eps^2 |b| on, x moves by at most |r| / mu <= eps |x|, for any H not singular to working precision.
-        done = torch.maximum(tolerance, epsilon(b) ** 2 * b_norm)
-        frozen = ~(rr.sqrt() > done)  # also a zero right-hand side, and one that is not finite
-        negative = torch.zeros_like(frozen)
-        h_norm = torch.zeros_like(rr)  # |H| >= |Hp| / |p|, the largest seen
-        spent = torch.zeros_like(frozen, dtype=torch.long)
-        kept: dict[int, LinearSolution] = {}
+    `products`: how many a task took before. A row that is frozen has the direction 0 and the step 0: x stays as it is,
+    whatever becomes of the row's other numbers.
+    """
+    b, norm = system.b, row_norms if torch.finfo(system.b.dtype).smallest_normal > NARROW else plain_norms
+    x, r, unit = torch.zeros_like(b), b, torch.ones_like(system.scale)  # r, z and p in units of `unit`
+    frozen = ~(system.b_norm > system.done)  # also a zero right-hand side, and one that is not finite
+    z = b if precondition is None else precondition(b)
+    p = z.masked_fill(frozen.unsqueeze(-1), 0)
+    r_norm = norm(b)
+    rz = (r * z).sum(-1)
+    negative, h_norm = torch.zeros_like(frozen), torch.zeros_like(rz)  # |H| >= h_norm, the largest seen
+    beside = torch.zeros_like(rz)  # of the tridiagonal matrix, see `column_norm`
+    spent = torch.full_like(frozen, products, dtype=torch.long)
+    kept: dict[int, LinearSolution] = {}
 
-        def solution(count: int) -> LinearSolution:
-            residual = row_norms(b - product(x))
-            floor = ROUNDING_FLOOR * epsilon(b) * (h_norm * row_norms(x) + b_norm)
-            codes = outcome.graver(
-                outcome.where(residual > torch.maximum(tolerance, floor), Outcome.UNFINISHED),
-                outcome.where(negative, Outcome.NEGATIVE_CURVATURE),
-                outcome.where(~(x.isfinite().all(-1) & b.isfinite().all(-1)), Outcome.NOT_FINITE),
-            )
-            return solution_of(b, scale, x, residual, codes, count, spent)
+    def solution(count: int) -> LinearSolution:
+        return system.solution(x, count, spent, h_norm, outcome.where(negative, Outcome.NEGATIVE_CURVATURE))
 
-        wanted = sorted({*self.keep, self.iterations})
-        if 0 in wanted:
-            kept[0] = solution(0)
-        for count in range(1, self.iterations + 1):
-            if not bool(frozen.all()):
-                hp, spent = product(p), spent + (~frozen).long()
-                php = (p * hp).sum(-1)
-                negative = negative | (~frozen & (php <= 0))
-                frozen = frozen | ((php == 0) if self.past_negative_curvature else (php <= 0))
-                h_norm = torch.where(frozen, h_norm, torch.maximum(h_norm, row_norms(hp) / row_norms(p)))
-                alpha = (rr / torch.where(frozen, 1.0, php)).unsqueeze(-1)
-                hold = frozen.unsqueeze(-1)
-                x = torch.where(hold, x, x + alpha * p * unit)
-                r = torch.where(hold, r, r - alpha * hp)
-                shrunk = torch.where(hold, 1.0, exponent_scale(r))
-                r, unit = r / shrunk, unit * shrunk
-                rr_new = (r * r).sum(-1)
-                beta = (rr_new / torch.where(frozen, 1.0, rr)).unsqueeze(-1) * shrunk
-                p = torch.where(hold, p, r + beta * p)
-                rr = rr_new
-                frozen = frozen | ~(rr.sqrt() * unit.squeeze(-1) > done)
-            if count in wanted:
-                kept[count] = solution(count)
-        return tuple(kept[count] for count in wanted)
+    wanted = sorted({*keep, iterations})
+    if 0 in wanted:
+        kept[0] = solution(0)
+    shrink = torch.zeros_like(rz)  # |r| over the |r| before
+    for count in range(1, iterations + 1):
+        if not all_ended(frozen, count):
+            hp, spent = system.product(p), spent + (~frozen).long()
+            php = (p * hp).sum(-1)
+            negative = negative | (~frozen & (php <= 0))
+            frozen = frozen | ((php == 0) if past_negative_curvature else (php <= 0))
+            usable = torch.where(frozen, 1.0, torch.where(php.isfinite(), php, torch.nan))
+            alpha = torch.where(frozen, 0.0, rz / usable).unsqueeze(-1)
+            x = torch.addcmul(x, alpha * unit, p)
+            r = torch.addcmul(r, -alpha, hp)
+
+            r_norm_before, r_norm = r_norm, norm(r)
+            last_shrink, shrink = shrink, r_norm / torch.where(frozen, 1.0, r_norm_before)
+            if precondition is None:
+                here = usable / torch.where(rz > 0, rz, 1.0)
+                seen = column_norm(here + last_shrink * beside, beside, shrink * here)
+                beside = shrink * here
+            else:
+                seen = row_norms(hp) / torch.where(frozen, 1.0, row_norms(p))
+            h_norm = torch.where(frozen, h_norm, torch.maximum(h_norm, seen))
+
+            scale = power_of_two(r_norm).unsqueeze(-1)
+            r, unit, r_norm = r / scale, unit * scale, r_norm / scale.squeeze(-1)
+            z = r if precondition is None else precondition(r)
+            rz_before, rz = rz, (r * z).sum(-1)
+            beta = (rz / torch.where(frozen, 1.0, rz_before)).unsqueeze(-1) * scale
+            frozen = frozen | ~(r_norm * unit.squeeze(-1) > system.done)
+            p = torch.addcmul(z, beta, p).masked_fill(frozen.unsqueeze(-1), 0)
+        if count in wanted:
+            kept[count] = solution(count)
+    return tuple(kept[count] for count in wanted)
+
+
+def plain_norms(x: Tensor) -> Tensor:
+    """Euclidean norms `(B,)` in one pass, for rows whose squares are in range, as those of a scaled residual are."""
+    return torch.linalg.vector_norm(x, dim=-1)
+
+
+def column_norm(on: Tensor, above: Tensor, below: Tensor) -> Tensor:
+    """`|H q|` of the Lanczos vector q = r / |r|, which is one column of the tridiagonal matrix that CG's numbers make.
+
+    With d = p'Hp / r'r and s = |r new| / |r old|: on the diagonal d + s^2 d of the step before, beside it s d.
+    """
+    return row_norms(torch.stack([on, above, below], dim=-1))

@@ -27,11 +27,18 @@ import torch
 from torch import Tensor
 
 from diagnostics import outcome
-from diagnostics.arithmetic.precision import epsilon
-from diagnostics.linear.cg import ROUNDING_FLOOR
 from diagnostics.outcome import Outcome
 from diagnostics.rows import row_norms
-from diagnostics.solvers import LinearSolution, MatVec, check_budget, exponent_scale, solution_of, solvers
+from diagnostics.solvers import (
+    ROUNDING_FLOOR,
+    LinearSolution,
+    MatVec,
+    all_ended,
+    check_budget,
+    posed,
+    require_symmetric,
+    solvers,
+)
 
 
 @solvers.register("minres")
@@ -60,20 +67,14 @@ class MinimalResidual:
         """Refuse settings that mean nothing."""
         check_budget("MINRES", self.iterations, self.keep, relative_tolerance=self.relative_tolerance)
 
-    def path(self, matvec: MatVec, right_hand_side: Tensor) -> tuple[LinearSolution, ...]:
+    def path(
+        self, matvec: MatVec, right_hand_side: Tensor, transposed: MatVec | None = None
+    ) -> tuple[LinearSolution, ...]:
         """One `LinearSolution` for each iteration count in `keep`, and one for `iterations`."""
-
-        def product(v: Tensor) -> Tensor:
-            return matvec(v) + self.damping * v if self.damping else matvec(v)
-
-        scale = exponent_scale(right_hand_side)
-        b = right_hand_side / scale
-        eps, b_norm = epsilon(b), row_norms(b)
-        tolerance = self.relative_tolerance * b_norm
-        # Below eps^2 |b| x cannot change any more, for any H not singular to working precision.
-        done = torch.maximum(tolerance, eps**2 * b_norm)
+        require_symmetric("MINRES", transposed)
+        system = posed(matvec, right_hand_side, self.damping, self.relative_tolerance)
+        product, b, b_norm, done = system.product, system.b, system.b_norm, system.done
         frozen = ~(b_norm > done)  # also a zero right-hand side, and one that is not finite
-        b_finite = b.isfinite().all(-1)
         negative, stuck = torch.zeros_like(frozen), torch.zeros_like(frozen)
         spent = torch.zeros_like(frozen, dtype=torch.long)
 
@@ -86,25 +87,18 @@ class MinimalResidual:
         kept: dict[int, LinearSolution] = {}
 
         def solution(count: int) -> LinearSolution:
-            fresh = row_norms(b - product(x))
-            rounding = eps * (h_norm * row_norms(x) + b_norm)
-            codes = outcome.graver(
-                outcome.where(fresh > torch.maximum(tolerance, ROUNDING_FLOOR * rounding), Outcome.UNFINISHED),
-                outcome.where(negative, Outcome.NEGATIVE_CURVATURE),
-                outcome.where(stuck & (fresh > torch.maximum(tolerance, rounding)), Outcome.SINGULAR),
-                outcome.where(~(x.isfinite().all(-1) & fresh.isfinite() & b_finite), Outcome.NOT_FINITE),
-            )
-            return solution_of(b, scale, x, fresh, codes, count, spent)
+            indefinite = outcome.where(negative, Outcome.NEGATIVE_CURVATURE)
+            return system.solution(x, count, spent, h_norm, indefinite, singular=stuck)
 
         wanted = sorted({*self.keep, self.iterations})
         if 0 in wanted:
             kept[0] = solution(0)
         for count in range(1, self.iterations + 1):
-            if not bool(frozen.all()):
+            if not all_ended(frozen, count):
                 # Lanczos: the next column of the tridiagonal matrix, and the next v, times its length.
                 hv, spent = product(v), spent + (~frozen).long()
                 h_norm = torch.where(frozen, h_norm, torch.maximum(h_norm, row_norms(hv)))
-                nothing = ROUNDING_FLOOR * eps * h_norm
+                nothing = ROUNDING_FLOOR * system.eps * h_norm
                 ahead = hv - beta.unsqueeze(-1) * v_before
                 alpha = (v * ahead).sum(-1)
                 ahead = ahead - alpha.unsqueeze(-1) * v
@@ -141,7 +135,7 @@ class MinimalResidual:
                     rest = b - product(x)
                     spent = spent + ended.long()
                     fresh = row_norms(rest)
-                    good = torch.maximum(tolerance, eps * (h_norm * row_norms(x) + b_norm))
+                    good = torch.maximum(system.tolerance, system.rounding(row_norms(x), h_norm))
                     again = ended & (fresh > good) & (fresh < started / 2)
                     at = again.unsqueeze(-1)
                     frozen = frozen & ~again

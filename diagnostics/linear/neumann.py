@@ -6,9 +6,11 @@ For a positive definite H with eigenvalues from mu to L the series converges whe
 
     |x_j - x| <= max(|1 - a mu|, |1 - a L|)^(j+1) |x|,   so <= (1 - a mu)^(j+1) |b| / mu   where a <= 1 / L.
 
-The term t_(j+1) is the residual b - H x_j, so that three things show on the way, for no further product:
-1. t'Ht < 0: H is indefinite and the series diverges;
-2. |t| grows: with t'Ht >= 0 all along, which for a semidefinite H needs a L > 2, the step is too large;
+For any other H it converges where all eigenvalues of I - aH are below 1 in size. The term t_(j+1) is the residual
+b - H x_j, so that three things show on the way, for no further product:
+1. t'Ht < 0: a symmetric H is indefinite and the series diverges; of another H it says nothing, and is not asked;
+2. |t| grows: with t'Ht >= 0 all along, which for a semidefinite H needs a L > 2, the step is too large. Where H is
+   not symmetric it may grow for a while and converge all the same, so that only far more growth is called divergence;
 3. Ht = 0: H is singular and b outside its range.
 
 t is kept in units of a power of two of its size, so that it does not underflow in float16.
@@ -20,17 +22,16 @@ import torch
 from torch import Tensor
 
 from diagnostics import outcome
-from diagnostics.arithmetic.precision import epsilon
-from diagnostics.linear.cg import ROUNDING_FLOOR
 from diagnostics.outcome import Outcome
 from diagnostics.rows import row_norms
-from diagnostics.solvers import LinearSolution, MatVec, check_budget, exponent_scale, solution_of, solvers
+from diagnostics.solvers import LinearSolution, MatVec, all_ended, check_budget, exponent_scale, posed, solvers
 
 POWER_ITERATIONS = 20
 # The estimate of L is never too large. Scaled up by 4/3, it gives the step 2 / (4/3 L) = 1.5 / L, which converges as
 # long as the estimate is above 3/4 of L.
 MARGIN = 4 / 3
 GROWN = 2.0  # times the smallest |t| before: far more than rounding errors do to one that should not grow
+TRANSIENT = 1e3  # the same for an H that is not symmetric, whose series may grow for a while before it converges
 
 
 @solvers.register("neumann")
@@ -46,7 +47,8 @@ class Neumann:
 
     The series stops before the term that shows it to diverge: `NEGATIVE_CURVATURE` for an indefinite H,
     `SOLVER_DIVERGED` for a step above 2 / |H|. A negative eigenvalue that the terms are still to grow along is not
-    known. `SINGULAR`: the rest of b is in the null space of H. Raises `ValueError` for settings that mean nothing.
+    known. `SINGULAR`: the rest of b is in the null space of H. For an H that is not symmetric no step need converge,
+    and the one that is chosen may be too long where another does. Raises `ValueError` for settings that mean nothing.
     """
 
     iterations: int
@@ -61,20 +63,13 @@ class Neumann:
         if self.step is not None and not 0 < self.step < float("inf"):
             raise ValueError(f"Neumann: expected a finite step > 0, or None, found {self.step}")
 
-    def path(self, matvec: MatVec, right_hand_side: Tensor) -> tuple[LinearSolution, ...]:
+    def path(
+        self, matvec: MatVec, right_hand_side: Tensor, transposed: MatVec | None = None
+    ) -> tuple[LinearSolution, ...]:
         """One `LinearSolution` for each j in `keep`, and one for `iterations`."""
-
-        def product(v: Tensor) -> Tensor:
-            return matvec(v) + self.damping * v if self.damping else matvec(v)
-
-        scale = exponent_scale(right_hand_side)
-        b = right_hand_side / scale
-        eps, b_norm = epsilon(b), row_norms(b)
-        tolerance = self.relative_tolerance * b_norm
-        # Below eps^2 |b| x cannot change any more, for any H not singular to working precision.
-        done = torch.maximum(tolerance, eps**2 * b_norm)
+        system = posed(matvec, right_hand_side, self.damping, self.relative_tolerance)
+        product, b, b_norm, done = system.product, system.b, system.b_norm, system.done
         frozen = ~(b_norm > done)  # also a zero right-hand side, and one that is not finite
-        b_finite = b.isfinite().all(-1)
         negative, grown, stuck = (torch.zeros_like(frozen) for _ in range(3))
         spent = torch.zeros_like(frozen, dtype=torch.long)
 
@@ -84,38 +79,33 @@ class Neumann:
             spent = spent + POWER_ITERATIONS
         else:
             h_norm, step = torch.zeros_like(b_norm), torch.full_like(b_norm, self.step).unsqueeze(-1)
-        t, unit, smallest = b, torch.ones_like(scale), b_norm  # t in units of `unit`
+        growth = GROWN if transposed is None else TRANSIENT
+        t, unit, smallest = b, torch.ones_like(system.scale), b_norm  # t in units of `unit`
         x = torch.where(frozen.unsqueeze(-1), torch.zeros_like(b), step * b)
         kept: dict[int, LinearSolution] = {}
 
         def solution(count: int) -> LinearSolution:
-            residual = row_norms(b - product(x))
-            floor = ROUNDING_FLOOR * eps * (h_norm * row_norms(x) + b_norm)
-            codes = outcome.graver(
-                outcome.where(residual > torch.maximum(tolerance, floor), Outcome.UNFINISHED),
-                outcome.where(negative, Outcome.NEGATIVE_CURVATURE),
-                outcome.where(stuck, Outcome.SINGULAR),
-                outcome.where(~(x.isfinite().all(-1) & residual.isfinite() & b_finite), Outcome.NOT_FINITE),
-                outcome.where(grown, Outcome.SOLVER_DIVERGED),
-            )
-            return solution_of(b, scale, x, residual, codes, count, spent)
+            indefinite = outcome.where(negative, Outcome.NEGATIVE_CURVATURE)
+            diverged = outcome.where(grown, Outcome.SOLVER_DIVERGED)
+            return system.solution(x, count, spent, h_norm, indefinite, diverged, singular=stuck)
 
         wanted = sorted({*self.keep, self.iterations})
         if 0 in wanted:
             kept[0] = solution(0)
         for count in range(1, self.iterations + 1):
-            if not bool(frozen.all()):
+            if not all_ended(frozen, count):
                 ht, spent = product(t), spent + (~frozen).long()
                 ht_norm = row_norms(ht)
                 h_norm = torch.where(frozen, h_norm, torch.maximum(h_norm, ht_norm / row_norms(t)))
-                negative = negative | (~frozen & ((t * ht).sum(-1) < 0))
+                if transposed is None:
+                    negative = negative | (~frozen & ((t * ht).sum(-1) < 0))
                 stuck = stuck | (~frozen & (ht_norm == 0))
                 t = t - step * ht
                 shrunk = exponent_scale(t)
                 t, unit = t / shrunk, unit * shrunk
                 length = row_norms(t) * unit.squeeze(-1)
                 frozen = frozen | negative | stuck
-                grown = grown | (~frozen & (length > GROWN * smallest))
+                grown = grown | (~frozen & (length > growth * smallest))
                 smallest = torch.minimum(smallest, length)
                 frozen = frozen | grown | ~(length > done)
                 x = torch.where(frozen.unsqueeze(-1), x, x + step * t * unit)

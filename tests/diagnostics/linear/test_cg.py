@@ -48,7 +48,9 @@ class Textbook:
     stale: bool = False  # the direction is built from the residual before the update
     scaled: float = 1.0  # the step is too long or too short
 
-    def path(self, matvec: MatVec, right_hand_side: Tensor) -> tuple[LinearSolution, ...]:
+    def path(
+        self, matvec: MatVec, right_hand_side: Tensor, transposed: MatVec | None = None
+    ) -> tuple[LinearSolution, ...]:
         x, r, p = torch.zeros_like(right_hand_side), right_hand_side, right_hand_side
         before = x
         for _ in range(self.iterations):

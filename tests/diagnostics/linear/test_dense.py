@@ -130,7 +130,7 @@ class BlockDiagonal:
 
     block: int
 
-    def path(self, matvec: MatVec, right_hand_side: Tensor):
+    def path(self, matvec: MatVec, right_hand_side: Tensor, transposed: MatVec | None = None):
         h = written_out(matvec, right_hand_side)
         keep = torch.arange(h.shape[1]) // self.block
         h = torch.where(keep.unsqueeze(0) == keep.unsqueeze(1), h, 0.0)
