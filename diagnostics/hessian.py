@@ -6,11 +6,13 @@ one to four times faster than forward over reverse).
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from diagnostics.problem import Problem
+from diagnostics.problem import Loss, Problem
+from diagnostics.recording import Linearised, recorded
 from diagnostics.rows import Data
 
 
@@ -29,15 +31,21 @@ class SecondOrder:
 
 def second_order(problem: Problem, w: Tensor, theta: Tensor, data: Data) -> SecondOrder:
     """Build the graph at `w (B, N)`, `theta (B, P)`."""
+    key = ("second order", problem.inner_loss, *data)
+    linearise = partial(_linearised, problem.inner_loss, tuple(data))
+    (gradient,), (hessian, mixed) = recorded(key, linearise, w, theta, *data.values())
+    return SecondOrder(gradient, lambda v: hessian(v)[0], lambda v: mixed(v)[0])
+
+
+def _linearised(loss: Loss, names: tuple[str, ...], w: Tensor, theta: Tensor, *data: Tensor) -> Linearised:
     w, theta = w.detach().requires_grad_(), theta.detach().requires_grad_()
     with torch.enable_grad():
-        loss = problem.inner_loss(w, theta, data).sum()
-        (gradient,) = torch.autograd.grad(loss, w, create_graph=True)
+        total = loss(w, theta, dict(zip(names, data, strict=True))).sum()
+        (gradient,) = torch.autograd.grad(total, w, create_graph=True)
 
-    def product(v: Tensor, variable: Tensor) -> Tensor:
+    def product(variable: Tensor, v: Tensor) -> tuple[Tensor, ...]:
         if not gradient.requires_grad:  # a loss that is linear in w
-            return torch.zeros_like(variable)
-        (value,) = torch.autograd.grad(gradient, variable, v, retain_graph=True, materialize_grads=True)
-        return value
+            return (torch.zeros_like(variable),)
+        return torch.autograd.grad(gradient, variable, v, retain_graph=True, materialize_grads=True)
 
-    return SecondOrder(gradient.detach(), lambda v: product(v, w), lambda v: product(v, theta))
+    return (gradient.detach(),), (partial(product, w), partial(product, theta))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -10,8 +11,10 @@ from torch import Tensor
 from diagnostics import outcome
 from diagnostics.inner import Trajectory
 from diagnostics.outcome import Outcome
-from diagnostics.problem import Problem
+from diagnostics.problem import Loss, Problem
+from diagnostics.recording import Linearised, recorded
 from diagnostics.registry import Registry
+from diagnostics.rows import finite_rows
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def meta_gradient(
 ) -> MetaGradient:
     """A `MetaGradient` whose outcome is the gravest of the trajectory's, `codes`, and a value that is not finite."""
     known = outcome.graver(trajectory.outcome, *codes)
-    unexplained = ~value.isfinite().all(-1) & (known < Outcome.SINGULAR.code)  # a singular system says why by itself
+    unexplained = ~finite_rows(value) & (known < Outcome.SINGULAR.code)  # a singular system says why by itself
     if solver_residual is None:
         solver_residual = torch.full_like(value[:, 0], torch.nan)
     worst = outcome.graver(known, outcome.where(unexplained, Outcome.NOT_FINITE))
@@ -60,8 +63,14 @@ def meta_gradient(
 
 def outer_gradients(problem: Problem, trajectory: Trajectory) -> tuple[Tensor, Tensor]:
     """`(d outer / dw (B, N), d outer / dtheta (B, P))` at the trajectory's end, each with the other held fixed."""
-    w, theta = trajectory.final.detach().requires_grad_(), trajectory.theta.detach().requires_grad_()
-    with torch.enable_grad():
-        loss = problem.outer_loss(w, theta, trajectory.data).sum()
-        by_w, by_theta = torch.autograd.grad(loss, (w, theta), materialize_grads=True, allow_unused=True)
+    key = ("outer", problem.outer_loss, *trajectory.data)
+    linearise = partial(_outer, problem.outer_loss, tuple(trajectory.data))
+    (by_w, by_theta), _ = recorded(key, linearise, trajectory.final, trajectory.theta, *trajectory.data.values())
     return by_w, by_theta
+
+
+def _outer(loss: Loss, names: tuple[str, ...], w: Tensor, theta: Tensor, *data: Tensor) -> Linearised:
+    w, theta = w.detach().requires_grad_(), theta.detach().requires_grad_()
+    with torch.enable_grad():
+        total = loss(w, theta, dict(zip(names, data, strict=True))).sum()
+        return torch.autograd.grad(total, (w, theta), materialize_grads=True, allow_unused=True), ()

@@ -9,13 +9,15 @@ sweep of an unrolled gradient is a chain of pulls:
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from diagnostics.inner import Trajectory, loss_gradient
+from diagnostics.inner import StepMap, Trajectory
 from diagnostics.meta_gradient import outer_gradients
 from diagnostics.problem import Problem
+from diagnostics.recording import Linearised, recorded
 
 
 @dataclass(frozen=True)
@@ -28,31 +30,34 @@ class Step:
 
     following: Tensor
     push: Callable[[Tensor], Tensor]
-    pull: Callable[[Tensor], tuple[Tensor, Tensor]]
+    pull: Callable[[Tensor], tuple[Tensor, ...]]
 
 
 def take_step(problem: Problem, loop: Trajectory, state: Tensor) -> Step:
-    """The step that the loop's optimizer takes from `state (B, S)`, with its graph."""
-    state, theta = state.detach().requires_grad_(), loop.theta.detach().requires_grad_()
-    with torch.enable_grad():
-        following = loop.optimizer.step(
-            state, lambda w: loss_gradient(problem.inner_loss, w, theta, loop.data, graph=True), loop.size
-        )
+    """The step that the loop's optimizer takes from `state (B, S)`, and what is needed for its derivative."""
+    step = StepMap(problem.inner_loss, loop.optimizer, loop.size, tuple(loop.data))
+    tensors = (state, loop.theta, *loop.data.values())
+    (following, _), (pull,) = recorded(("pull", step), step.linearised, *tensors)
+    pushes: list[Callable[[Tensor], tuple[Tensor, ...]]] = []  # made at the first push: most sweeps make none
 
     def push(tangent: Tensor) -> Tensor:
-        # The pull is linear in the adjoint, and its derivative in the adjoint is M: reverse over reverse.
-        adjoint = torch.zeros_like(following).requires_grad_()
-        (pulled,) = torch.autograd.grad(following, state, adjoint, create_graph=True, materialize_grads=True)
-        (pushed,) = torch.autograd.grad(pulled, adjoint, tangent, materialize_grads=True)
-        return pushed
+        if not pushes:
+            pushes.extend(recorded(("push", step), partial(_pushing, step), *tensors)[1])
+        return pushes[0](tangent)[0]
 
-    def pull(adjoint: Tensor) -> tuple[Tensor, Tensor]:
-        by_state, by_theta = torch.autograd.grad(
-            following, (state, theta), adjoint, retain_graph=True, materialize_grads=True
-        )
-        return by_state, by_theta
+    return Step(following, push, pull)
 
-    return Step(following.detach(), push, pull)
+
+def _pushing(step: StepMap, *tensors: Tensor) -> Linearised:
+    """The step with the map `v -> M v`: a pull is linear in the adjoint, and its derivative in the adjoint is M."""
+    following, _, inputs = step.with_graph(*tensors)
+    adjoint = torch.zeros_like(following).requires_grad_()
+    (pulled,) = torch.autograd.grad(following, inputs[0], adjoint, create_graph=True, materialize_grads=True)
+
+    def push(tangent: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(pulled, adjoint, tangent, retain_graph=True, materialize_grads=True)
+
+    return (following.detach(),), (push,)
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Adjoint:
 
     by_state: Tensor
     by_theta: Tensor
-    pull: Callable[[Tensor], tuple[Tensor, Tensor]] | None
+    pull: Callable[[Tensor], tuple[Tensor, ...]] | None
 
 
 def sweep(
@@ -75,10 +80,9 @@ def sweep(
     The last one's `by_theta` is the meta-gradient: it has what came through the loop's start as well.
     """
     with running():
-        by_w, by_theta = outer_gradients(problem, loop)
-        by_state = torch.cat([by_w, torch.zeros_like(loop.states[0, :, loop.size :])], dim=-1)
+        by_state, by_theta = end_adjoint(problem, loop)
         if loop.steps == 0:
-            by_theta = _through_start(problem, loop, by_state, by_theta)
+            by_theta = through_start(problem, loop, by_state, by_theta)
     yield Adjoint(by_state, by_theta, None)
     for step in reversed(range(loop.steps)):
         with running():
@@ -86,11 +90,18 @@ def sweep(
             by_state, more = taken.pull(by_state)
             by_theta = by_theta + more
             if step == 0:
-                by_theta = _through_start(problem, loop, by_state, by_theta)
+                by_theta = through_start(problem, loop, by_state, by_theta)
         yield Adjoint(by_state, by_theta, taken.pull)
 
 
-def _through_start(problem: Problem, loop: Trajectory, by_state: Tensor, by_theta: Tensor) -> Tensor:
+def end_adjoint(problem: Problem, loop: Trajectory) -> tuple[Tensor, Tensor]:
+    """`(a_K (B, S), d outer / dtheta (B, P))` where the loop ended; the outer loss looks at the weights alone."""
+    by_w, by_theta = outer_gradients(problem, loop)
+    return torch.cat([by_w, torch.zeros_like(loop.states[0, :, loop.size :])], dim=-1), by_theta
+
+
+def through_start(problem: Problem, loop: Trajectory, by_state: Tensor, by_theta: Tensor) -> Tensor:
+    """`theta_bar + (dstart/dtheta)' a_0`."""
     theta = loop.theta.detach().requires_grad_()
     with torch.enable_grad():
         state = loop.optimizer.start(problem.start(theta, loop.data))

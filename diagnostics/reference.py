@@ -22,7 +22,7 @@ from diagnostics.curvature import lanczos
 from diagnostics.estimators.implicit import require_implicit_gradient
 from diagnostics.estimators.unrolled_adjoint import UnrolledAdjoint
 from diagnostics.hessian import second_order
-from diagnostics.inner import Trajectory, loss_gradient, run_inner
+from diagnostics.inner import StepMap, Trajectory, advance, loss_gradient, run_inner
 from diagnostics.linear.cg import ConjugateGradients
 from diagnostics.linear.dense import Dense
 from diagnostics.meta_gradient import MetaGradient, meta_gradient, outer_gradients
@@ -215,16 +215,14 @@ def _continued(problem: Problem, loop: Trajectory, patience: int) -> Tensor:
     """The loop's weights after going on until every task's gradient is small."""
     state, first = loop.states[-1], loop.gradient_norms[0]
     norms = loop.gradient_norms[-1]
-
-    def gradient(w: Tensor) -> Tensor:
-        return loss_gradient(problem.inner_loss, w, loop.theta, loop.data)
-
-    for step in range(patience):
-        if step % 20 == 0:
-            norms = row_norms(gradient(state[:, : loop.size]))
+    step = StepMap(problem.inner_loss, loop.optimizer, loop.size, tuple(loop.data))
+    for count in range(patience):
+        following, gradient = advance(step, state, loop.theta, loop.data)
+        if count % 20 == 0:
+            norms = row_norms(gradient)
             if bool((~norms.isfinite() | (norms <= NEAR * first)).all()):
                 break
-        state = loop.optimizer.step(state, gradient, loop.size).detach()
+        state = following
     return state[:, : loop.size]
 
 

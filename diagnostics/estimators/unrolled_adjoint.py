@@ -17,8 +17,8 @@ from torch import Tensor
 from diagnostics import outcome
 from diagnostics.estimators.unrolled import stray
 from diagnostics.inner import Trajectory
-from diagnostics.meta_gradient import MetaGradient, estimators, meta_gradient, outer_gradients
-from diagnostics.one_step import take_step
+from diagnostics.meta_gradient import MetaGradient, estimators, meta_gradient
+from diagnostics.one_step import end_adjoint, take_step, through_start
 from diagnostics.outcome import Outcome
 from diagnostics.problem import Problem
 
@@ -43,9 +43,7 @@ class UnrolledAdjoint:
         strayed: dict[int, Tensor] = {}
         for step in range(max(steps), -1, -1):
             if step in ends:
-                by_w, by_theta[step] = outer_gradients(problem, ends[step])
-                rest = torch.zeros_like(trajectory.states[0, :, trajectory.size :])
-                adjoints[step] = torch.cat([by_w, rest], dim=-1)
+                adjoints[step], by_theta[step] = end_adjoint(problem, ends[step])
                 strayed[step] = torch.zeros_like(trajectory.outcome, dtype=torch.bool)
             if step == 0:
                 break
@@ -55,10 +53,9 @@ class UnrolledAdjoint:
                 by_theta[end] = by_theta[end] + more
             replayed = stray(taken.following, trajectory, step)
             strayed = {end: seen | replayed for end, seen in strayed.items()}
-        _pull_back_start(problem, trajectory, adjoints, by_theta)
         return tuple(
             meta_gradient(
-                by_theta[count],
+                through_start(problem, trajectory, adjoints[count], by_theta[count]),
                 ends[count],
                 outcome.where(strayed[count], Outcome.REPLAY_DIFFERS),
                 gradient_count=count + 1,
@@ -66,16 +63,3 @@ class UnrolledAdjoint:
             )
             for count in steps
         )
-
-
-def _pull_back_start(
-    problem: Problem, trajectory: Trajectory, adjoints: dict[int, Tensor], by_theta: dict[int, Tensor]
-) -> None:
-    """Carry every adjoint from the loop's first state to theta."""
-    theta = trajectory.theta.detach().requires_grad_()
-    with torch.enable_grad():
-        state = trajectory.optimizer.start(problem.start(theta, trajectory.data))
-    for end, adjoint in adjoints.items():
-        if state.requires_grad:
-            (more,) = torch.autograd.grad(state, theta, adjoint, retain_graph=True)
-            by_theta[end] = by_theta[end] + more

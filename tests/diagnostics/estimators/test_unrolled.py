@@ -7,12 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from diagnostics import inner, one_step
-from diagnostics.estimators import unrolled
+from diagnostics import inner
 from diagnostics.estimators.first_order import FirstOrder
 from diagnostics.estimators.unrolled import Unrolled
 from diagnostics.estimators.unrolled_adjoint import UnrolledAdjoint
-from diagnostics.inner import Trajectory, run_inner
+from diagnostics.inner import Trajectory, loss_gradient, run_inner
 from diagnostics.meta_gradient import Estimator, outer_gradients
 from diagnostics.optimizers.gd import GradientDescent
 from diagnostics.outcome import Outcome, decode
@@ -51,10 +50,9 @@ def test_the_check_fails_if_the_graph_of_the_inner_gradient_is_dropped(
     """As in scripts that call `autograd.grad` in the inner loop without `create_graph`: FOMAML under MAML's name."""
 
     def without_graph(loss: Loss, w: Tensor, theta: Tensor, data: Data, *, graph: bool = False) -> Tensor:
-        return inner.loss_gradient(loss, w, theta, data, graph=False)
+        return loss_gradient(loss, w, theta, data, graph=False)
 
-    for module in (unrolled, one_step):
-        monkeypatch.setattr(module, "loss_gradient", without_graph)
+    monkeypatch.setattr(inner, "loss_gradient", without_graph)
     problem, loop = sinusoid()
     first = FirstOrder()(problem, loop).value
     # Not even the outcome tells: the states are the right ones.
