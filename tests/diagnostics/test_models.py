@@ -36,7 +36,7 @@ def test_the_convolutional_network_is_torchs_task_by_task(norm: str, channels: i
     layers: list[nn.Module] = []
     for block in range(4):
         layers.append(nn.Conv2d(channels if block == 0 else 3, 3, 3, padding=1))
-        layers += [nn.BatchNorm2d(3, track_running_stats=False)] if norm == "batch" else []
+        layers += [nn.BatchNorm2d(3, track_running_stats=False)] if norm != "none" else []
         layers += [nn.ReLU(), nn.MaxPool2d(2)]
     module = nn.Sequential(*layers, nn.Flatten(), nn.Linear(3 * (side // 16) ** 2, 5)).double()
     assert sum(p.numel() for p in module.parameters()) == network.size

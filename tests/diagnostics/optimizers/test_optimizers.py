@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
+from typing import cast
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from diagnostics.arithmetic.extended import words
 from diagnostics.arithmetic.precision import PRECISIONS, Precision, enter_rows
 from diagnostics.estimators.unrolled import Unrolled
 from diagnostics.estimators.unrolled_adjoint import UnrolledAdjoint
-from diagnostics.inner import Optimizer, loss_gradient, optimizers, run_inner
+from diagnostics.inner import InnerGradient, Optimizer, loss_gradient, optimizers, run_inner
 from diagnostics.optimizers.adam import Adam
 from diagnostics.optimizers.momentum import Momentum
 from diagnostics.optimizers.nesterov import Nesterov
@@ -35,7 +36,7 @@ def walk(optimizer: Optimizer, w: Tensor, gradient: Callable[[Tensor], Tensor], 
     """The states from weights `w (B, N)` on."""
     states = [optimizer.start(w)]
     for _ in range(steps):
-        states.append(optimizer.step(states[-1], gradient, w.shape[1]))
+        states.append(optimizer.step(states[-1], cast(InnerGradient, gradient), w.shape[1]))
     return states
 
 
