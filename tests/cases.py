@@ -62,6 +62,18 @@ def make_estimator(name: str) -> Estimator:
     return estimators[name](**({"solver": Dense()} if "solver" in known else {}))
 
 
+def refusal(name: str, problem: Problem) -> str | None:
+    """The message with which an estimator of that name, with its defaults, refuses a problem; None if it takes it."""
+    if name in ("forward_mode", "finite_difference") and problem.init(0).numel() > 128:
+        return f"^{name}: expected at most 128 components of theta, found {problem.init(0).numel()}; use "
+    return None
+
+
+def usual_outcome(name: str) -> Outcome:
+    """What an estimator with its defaults says where nothing is amiss: a single iteration of CG is never finished."""
+    return Outcome.UNFINISHED if name == "released_gbml" else Outcome.OK
+
+
 def make_solver(name: str) -> LinearSolver:
     """A solver with its defaults; one that iterates gets ample iterations."""
     known = inspect.signature(solvers[name]).parameters

@@ -11,14 +11,17 @@ from torch.overrides import TorchFunctionMode
 
 from diagnostics.curvature import lanczos
 from diagnostics.estimators.implicit import Implicit
+from diagnostics.estimators.implicit_fixed_point import ImplicitFixedPoint
 from diagnostics.hessian import second_order
 from diagnostics.inner import Trajectory, run_inner
 from diagnostics.linear.cg import ConjugateGradients
+from diagnostics.linear.neumann import Neumann
 from diagnostics.meta_gradient import estimators
 from diagnostics.optimizers.gd import GradientDescent
 from diagnostics.problem import Problem
 from diagnostics.problem_names import build, problems
 from diagnostics.reference import FLOAT64, in_arithmetic, stationary_reference
+from tests.cases import refusal
 
 SMALL = {"few_shot": "few_shot[width=4,ways=2,queries=1]"}
 
@@ -38,9 +41,10 @@ def curvature(problem: Problem, loop: Trajectory) -> object:
 
 
 def everything() -> Mapping[str, Callable[[Problem, Trajectory], object]]:
-    plain = {name: estimators[name]() for name in estimators.names() if name != "implicit"}
+    plain = {name: estimators[name]() for name in estimators.names() if not name.startswith("implicit")}
     return plain | {
         "implicit": Implicit(ConjugateGradients(3)),
+        "implicit_fixed_point": ImplicitFixedPoint(Neumann(3, step=1.0)),
         "curvature": curvature,
         "stationary": lambda problem, loop: stationary_reference(
             problem, in_arithmetic(problem, loop, FLOAT64), patience=0
@@ -61,6 +65,11 @@ def operations(problem: Problem, name: str, tasks: int) -> int:
 @pytest.mark.parametrize("name", problems.names())
 def test_more_tasks_take_no_more_operations(name: str, estimator: str) -> None:
     problem = build(SMALL.get(name, name))
+    message = refusal(estimator, problem)
+    if message is not None:
+        with pytest.raises(ValueError, match=message):
+            operations(problem, estimator, 2)
+        return
     few, many = (operations(problem, estimator, tasks) for tasks in (2, 5))
     assert few == many > 0
 
