@@ -21,7 +21,7 @@ SOURCES = ("cli.py", "diagnostics", "analyses", "figures")
 
 def manifest(settings: Settings, preset: str, begun: str, seconds: float) -> dict[str, Any]:
     """Everything that a reader needs to judge or repeat a run; `seconds` is the time that its cells took."""
-    images = any(name.startswith("few_shot") for grid in settings.grids for name in grid.problems)
+    images = any(name.startswith("few_shot") for table in settings.tables() for name in table.problems)
     return {
         "gradgauge": metadata.version("gradgauge"),
         "command": command(),

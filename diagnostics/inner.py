@@ -271,17 +271,18 @@ def run_inner(
         raise ValueError(f"expected some of the states after 0 to {steps} steps to keep, found {sorted(kept)}")
     w = problem.start(theta, data).detach()
     step = StepMap(problem.inner_loss, optimizer, w.shape[1], tuple(data))
-    state, states, norms = optimizer.start(w), [], []
+    state, at = optimizer.start(w), {count: place for place, count in enumerate(sorted(kept))}
+    # Filled in place: stacking a list of states would hold each of them twice.
+    states, norms = state.new_zeros(len(kept), *state.shape), state.new_zeros(len(kept), len(state))
     for count in range(steps):
         following, gradient = advance(step, state, theta, data)
-        if count in kept:
-            states.append(state)
-            norms.append(row_norms(gradient))
+        if count in at:
+            states[at[count]], norms[at[count]] = state, row_norms(gradient)
         state = following
-    if steps in kept:
-        states.append(state)
-        norms.append(row_norms(loss_gradient(problem.inner_loss, state[:, : step.size], theta, data)))
-    return Trajectory(theta, data, optimizer, torch.stack(states), torch.stack(norms), step.size)
+    if steps in at:
+        end = loss_gradient(problem.inner_loss, state[:, : step.size], theta, data)
+        states[at[steps]], norms[at[steps]] = state, row_norms(end)
+    return Trajectory(theta, data, optimizer, states, norms, step.size)
 
 
 def _check_inputs(problem: Problem, theta: Tensor, data: Data, steps: int) -> None:

@@ -59,6 +59,12 @@ class Outcome(Enum):
     )
     NOT_FINITE = ("not finite", "The gradient overflowed or is not a number although the inner loop is finite.")
     DIVERGED = ("diverged", "The inner loop overflowed; take a smaller inner step.")
+    TOO_LARGE = (
+        "too large",
+        "It was not tried, since by its costs on one task it would take more memory or time than there is; take fewer "
+        "tasks or inner steps, an estimator that keeps less (unrolled_adjoint, checkpointed, implicit), or allow more "
+        "(largest_bytes, longest_seconds).",
+    )
 
     def __init__(self, label: str, advice: str) -> None:
         """Give the member its short label and its advice."""

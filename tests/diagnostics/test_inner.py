@@ -10,14 +10,14 @@ from torch import Tensor
 from diagnostics.estimators.implicit import Implicit
 from diagnostics.estimators.unrolled import Unrolled
 from diagnostics.estimators.unrolled_adjoint import UnrolledAdjoint
-from diagnostics.inner import Gradient, Optimizer, loss_gradient, run_inner
+from diagnostics.inner import Gradient, Optimizer, loss_gradient, optimizers, run_inner
 from diagnostics.linear.dense import Dense
 from diagnostics.optimizers.gd import GradientDescent
 from diagnostics.outcome import Outcome, decode
 from diagnostics.problem import Problem
 from diagnostics.problem_names import build
 from diagnostics.rows import row_norms
-from tests.cases import check_by_differences, check_ratio, gd, only, small, theta_and_data
+from tests.cases import check_by_differences, check_ratio, gd, make_optimizer, only, small, theta_and_data
 
 
 def quadratic(tasks: int = 3) -> tuple[Problem, Tensor, dict[str, Tensor]]:
@@ -145,6 +145,19 @@ def test_a_prefix_is_the_shorter_loop() -> None:
     for steps in (-1, 7):
         with pytest.raises(ValueError, match=f"expected 0 to 6 steps of this trajectory, found {steps}"):
             loop.prefix(steps)
+
+
+@pytest.mark.parametrize("name", optimizers.names())
+def test_only_the_states_asked_for_are_kept_and_they_are_the_same(name: str) -> None:
+    problem, theta, data = quadratic()
+    whole = run_inner(problem, make_optimizer(name), theta, data, 6)
+    for kept in ((6,), (0,), (0, 3, 6), range(7)):
+        some = run_inner(problem, make_optimizer(name), theta, data, 6, kept)
+        at = list(kept)
+        assert torch.equal(some.states, whole.states[at]) and torch.equal(some.gradient_norms, whole.gradient_norms[at])
+    for wrong in ((), (7,), (-1, 2)):
+        with pytest.raises(ValueError, match="expected some of the states after 0 to 6 steps to keep, found"):
+            run_inner(problem, make_optimizer(name), theta, data, 6, wrong)
 
 
 def test_rows_are_the_loop_of_those_tasks() -> None:

@@ -410,7 +410,9 @@ def test_refinement_in_extended_precision_needs_the_residual_and_not_a_better_so
     """A solution good to 10% is refined as far as four rounds take it, and said to be unfinished."""
 
     class Rough:
-        def path(self, matvec: object, right_hand_side: Tensor, transposed: object = None) -> tuple[LinearSolution, ...]:
+        def path(
+            self, matvec: object, right_hand_side: Tensor, transposed: object = None
+        ) -> tuple[LinearSolution, ...]:
             (exact,) = Dense().path(times(matrix), right_hand_side)
             return (replace(exact, value=1.1 * exact.value),)
 
