@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # the imports that take seconds are made inside the commands,
     from analyses.run import Progress
 
 NOTHING = "`rescaling` needs --scaling, as in --scaling none,standardize, and `digits` --traced, as in --traced float32"
-ANALYSES = ("steps", "cg", "surface", "curvature", "precision", "rescaling", "digits")
+ANALYSES = ("steps", "cg", "surface", "curvature", "precision", "rescaling", "digits", "budget", "cost")
 
 
 def refuse(message: str, exit_code: int = 2) -> NoReturn:
@@ -91,6 +91,8 @@ def grid_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--inner-optimizer", metavar="NAME", help="Inner optimizer. See `gradgauge list optimizers`."),
         click.option("--inner-lr", type=float, help="Size of an inner step, in place of the problem's own."),
         click.option("--strength", type=float, help="Strength of the proximal term, in place of the problem's own."),
+        click.option("--compile", "compiled", is_flag=True, default=None, help="Send the loops' steps through "
+                     "torch.compile: faster after the first half minute, and other last bits. Needs a C++ compiler."),
         click.option("--chunk", type=int, help="Tasks at a time; 0, the default, for as many as fit in memory."),
         click.option("--preset", default="quick", show_default=True, help="smoke, quick or full."),
         click.option("--config", type=click.Path(path_type=Path), metavar="FILE.toml", help="Settings file."),

@@ -22,7 +22,7 @@ from diagnostics import outcome
 from diagnostics.arithmetic.precision import Precision, enter_rows, epsilon, precision
 from diagnostics.certified import Certified, affordable, certified_stationary, certified_unrolled
 from diagnostics.chunks import in_chunks, tasks_that_fit
-from diagnostics.inner import Trajectory, optimizers, run_inner
+from diagnostics.inner import Trajectory, make_optimizer, optimizers, run_inner
 from diagnostics.linear.cg import ConjugateGradients
 from diagnostics.linear.dense import Dense
 from diagnostics.meta_gradient import estimators
@@ -83,7 +83,7 @@ def measure(cell: GridCell) -> Rows:
     size = cell.chunk or tasks_that_fit(problem, theta, data, copies=max(*cell.steps, len(cell.steps)))
 
     def chunk(tasks: slice) -> Rows:
-        optimizer = optimizers[cell.inner_optimizer](problem.learning_rate)
+        optimizer = make_optimizer(cell.inner_optimizer, problem, cell.inner_lr)
         with arithmetic.running():
             loop = run_inner(problem, optimizer, theta[tasks], take_rows(data, tasks), max(cell.steps))
         return list(_measured(cell, problem, loop, arithmetic, exact, tasks.start))
@@ -127,7 +127,7 @@ def _ends(
             "problem": cell.problem,
             "seed": cell.seed,
             "inner_optimizer": cell.inner_optimizer,
-            "inner_lr": problem.learning_rate,
+            "inner_lr": loop.optimizer.learning_rate,
             "strength": problem.strength,
             "damping": 0.0,
             "precision": cell.precision,

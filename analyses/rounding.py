@@ -29,7 +29,7 @@ from diagnostics.arithmetic.rescaling import Rescaled, parse, rescale
 from diagnostics.certified import Certified, affordable, certified, certified_stationary, certified_unrolled
 from diagnostics.chunks import in_chunks, tasks_that_fit
 from diagnostics.estimators.unrolled_adjoint import UnrolledAdjoint
-from diagnostics.inner import Optimizer, Trajectory, optimizers, run_inner
+from diagnostics.inner import Optimizer, Trajectory, make_optimizer, optimizers, run_inner
 from diagnostics.linear.cg import ConjugateGradients
 from diagnostics.outcome import Outcome
 from diagnostics.problem import Problem
@@ -107,7 +107,7 @@ def measure(cell: RoundingCell) -> Rows:
     Raises `ValueError` for settings that mean nothing, and for data beyond the range of an arithmetic.
     """
     problem = build(cell.problem, strength=cell.strength, learning_rate=cell.inner_lr)
-    optimizer = optimizers[cell.inner_optimizer](problem.learning_rate)
+    optimizer = make_optimizer(cell.inner_optimizer, problem, cell.inner_lr)
     theta, data = problem.draw(cell.tasks, cell.seed)
     exact = affordable(problem, theta, data, max(cell.steps), cell.reference_seconds)
     size = tasks_that_fit(problem, theta, data, copies=4 * len(cell.steps))

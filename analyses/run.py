@@ -18,6 +18,7 @@ from analyses.settings import Settings, as_json, differences, fingerprint
 from analyses.store import Store
 from analyses.table import in_kind, tidy
 from diagnostics.files import write_whole
+from diagnostics.recording import recording
 
 
 class OtherRun(ValueError):
@@ -87,7 +88,8 @@ def measure_all(settings: Settings, store: Store, report: Callable[[Progress], N
     for done, cell in enumerate(missing, start=len(cells) - len(missing) + 1):
         begun = time.perf_counter()
         try:
-            rows = measurements[cell.measurement](cell.spec)
+            with recording("compile" if settings.compiled else "auto"):
+                rows = measurements[cell.measurement](cell.spec)
         except Exception as error:  # one cell's failure must not end the others; it is reported, and tried again
             failed.append(Failed(cell, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"))
         else:

@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from diagnostics.registry import unknown
@@ -22,6 +22,12 @@ CountOrNone = Annotated[int, Field(ge=0, le=10**7)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Several = Field(min_length=1)
 Each = Annotated[tuple[str, ...], Several, AfterValidator(lambda names: tuple(dict.fromkeys(names)))]
+OneOrMore = Annotated[
+    tuple[str, ...],
+    Several,
+    BeforeValidator(lambda x: (x,) if isinstance(x, str) else tuple(x) if isinstance(x, list) else x),
+    AfterValidator(lambda names: tuple(dict.fromkeys(names))),
+]
 Some = Annotated[tuple[str, ...], AfterValidator(lambda names: tuple(dict.fromkeys(names)))]
 Seeds = Annotated[tuple[Seed, ...], Several, AfterValidator(lambda seeds: tuple(dict.fromkeys(seeds)))]
 Steps = Annotated[tuple[CountOrNone, ...], Several, AfterValidator(lambda counts: tuple(sorted(set(counts))))]
@@ -83,15 +89,79 @@ class Rounding:
 
 
 @dataclass(frozen=True, config=STRICT)
+class Cost:
+    """One comparison of costs: every problem with every seed, arithmetic and inner optimizer.
+
+    The gradients are those of `estimators`, `implicit` once for each number of CG `iterations`; each is timed `repeats`
+    times. `processes` asks for the memory of a fresh process too, which takes some seconds a gradient. A gradient that
+    is estimated to take more than `longest_seconds`, or more than `largest_bytes` (0: most of what is free), is not
+    tried. `patience` is the further inner steps in search of the minimiser.
+    """
+
+    problems: Each
+    steps: Steps
+    iterations: Iterations
+    tasks: Count
+    seeds: Seeds
+    precisions: Each = ("float32",)
+    inner_optimizer: OneOrMore = ("gd",)
+    estimators: Each = ("unrolled", "unrolled_adjoint", "checkpointed", "first_order", "implicit")
+    repeats: Count = 3
+    inner_lr: Positive | None = None
+    strength: Strength | None = None
+    patience: CountOrNone = 2000
+    lanczos_iterations: Count = 30
+    reference_seconds: Strength = 0.0
+    processes: bool = False
+    longest_seconds: Positive = 600.0
+    largest_bytes: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+
+@dataclass(frozen=True, config=STRICT)
+class Budget:
+    """One split of errors: every problem with every seed, in all the arithmetics at once, from the same numbers.
+
+    The parts are told by extended precision where that is estimated to take at most `reference_seconds`, and by float64
+    beyond. `iterations` are those of CG; `exact_iterations` bounds the solve to rounding, and `patience` the further
+    inner steps in search of the minimiser.
+    """
+
+    problems: Each
+    steps: Steps
+    iterations: Iterations
+    tasks: Count
+    seeds: Seeds
+    precisions: Each = ("bfloat16", "float32")
+    inner_optimizer: str = "gd"
+    inner_lr: Positive | None = None
+    strength: Strength | None = None
+    exact_iterations: Count = 1000
+    patience: CountOrNone = 5000
+    reference_seconds: Strength = 5.0
+
+
+@dataclass(frozen=True, config=STRICT)
 class Settings:
-    """Everything that decides what a run measures: its analyses, their grids and their studies of rounding."""
+    """Everything that decides what a run measures: its analyses, tables of each kind, and whether it compiles."""
 
     analyses: Each
     grids: Annotated[tuple[Grid, ...], Several]
     roundings: Annotated[tuple[Rounding, ...], Several]
+    costs: Annotated[tuple[Cost, ...], Several]
+    budgets: Annotated[tuple[Budget, ...], Several]
+    compiled: bool = False
+
+    def tables(self) -> "tuple[Grid | Rounding | Cost | Budget, ...]":
+        """The tables of every kind."""
+        return (*self.grids, *self.roundings, *self.costs, *self.budgets)
 
 
-TABLES: dict[str, tuple[str, type]] = {"grid": ("grids", Grid), "rounding": ("roundings", Rounding)}
+TABLES: dict[str, tuple[str, type]] = {
+    "grid": ("grids", Grid),
+    "rounding": ("roundings", Rounding),
+    "cost": ("costs", Cost),
+    "budget": ("budgets", Budget),
+}
 
 
 class Unreadable(ValueError):
@@ -138,15 +208,15 @@ def resolve(
 ) -> Settings:
     """The settings that a preset, a file's entries and the command line's flags give, the later the stronger.
 
-    A file's `[[grid]]` tables replace the preset's, and likewise its `[[rounding]]`; its other entries, and flags that
-    are not None, go into every table that has them. Chosen `problems` take the table that names them, or else the
-    first. Raises `ValueError` naming every entry that is wrong.
+    A file's `[[grid]]` tables replace the preset's, and likewise those of each other kind; its other entries, and
+    flags that are not None, go into every table that has them. Chosen `problems` take the table that names them, or
+    else the first. Raises `ValueError` naming every entry that is wrong.
     """
     entries = dict(file)
     preset_has = preset_tables(preset)
     tables = {kind: entries.pop(kind, preset_has[kind]) for kind in TABLES}
     entries |= {key: value for key, value in flags.items() if value is not None}
-    wanted: dict[str, Any] = {"analyses": list(analyses)}
+    wanted: dict[str, Any] = {"analyses": list(analyses), "compiled": entries.pop("compiled", False)}
     fields = {kind: tuple(of.__dataclass_fields__) for kind, (_, of) in TABLES.items()}
     for kind, (name, _) in TABLES.items():
         found = tables[kind]

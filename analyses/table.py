@@ -21,6 +21,9 @@ COLUMNS: dict[str, str] = {
     "scaling": "rescaling of the problem",
     "target": "the exact gradient compared with: unrolled, stationary, or exact_solve (the implicit formula at the "
     "same point with the linear system solved to rounding)",
+    "part": "in a split of an error, the part that the row measures: `total`, or what is the fault of rounding, of the "
+    "linear `solver`, of the `inner` loop that has not converged, of `truncation` of the loop, or of `first_order`",
+    "share": "<part, total> / |total|^2: signed, and 1 when summed over the parts",
     "reference": "arithmetic that the target was computed in",
     "reference_uncertainty": "relative difference of two settings of that arithmetic; a relative error that is not 100 "
     "times larger is `unresolved`",
@@ -36,16 +39,22 @@ COLUMNS: dict[str, str] = {
     "growth_rate": "logarithm of what the loop multiplies a difference by, per inner step",
     "outcome": "what became of it; `ok`, a warning, a failure, or `prediction`",
     "outcome_step": "the inner step at which a loop diverged or a gradient underflowed",
-    "seconds": "wall time",
-    "peak_bytes": "peak memory",
+    "seconds": "wall time of one gradient of the whole batch of `chunk` tasks, inner loop and estimator: the median of "
+    "several; like the other costs it is the batch's, and stands on the row of each of its tasks",
+    "seconds_low": "lower quartile of the same",
+    "seconds_high": "upper quartile of the same",
+    "peak_bytes": "most bytes of tensors that the same has alive at once, the problem's own data apart",
+    "saved_bytes": "most bytes that autograd holds at once for backward passes in it",
+    "process_bytes": "what it adds to the high-water mark of a fresh process",
+    "flops": "floating-point operations in it that are products of matrices or convolutions",
     "chunk": "number of tasks computed together",
     "gradient_count": "gradients computed beyond the inner loop's own",
     "hvp_count": "Hessian-vector products",
 }
 
 TEXT = (
-    "analysis", "problem", "inner_optimizer", "estimator", "solver", "precision", "scaling", "target", "reference",
-    "outcome",
+    "analysis", "problem", "inner_optimizer", "estimator", "solver", "precision", "scaling", "target", "part",
+    "reference", "outcome",
 )  # fmt: skip
 WHOLE = ("task", "seed", "inner_steps", "solver_iterations", "outcome_step", "chunk", "gradient_count", "hvp_count")
 

@@ -43,7 +43,6 @@ from diagnostics.outcome import Outcome
 from diagnostics.problem import Problem
 from diagnostics.reference import STATIONARY, WRITTEN_OUT, Refined, in_arithmetic
 from diagnostics.rows import row_norms
-from diagnostics.solvers import LinearSolver
 from diagnostics.sweep import Sweep, along_the_path, implicit_at_ends, outcome_at_ends
 
 TARGETS = ("stationary", "unrolled")
@@ -216,8 +215,8 @@ def solved_at_ends(
     with arithmetic.running():
         by_w, by_theta = outer_gradients(problem, ends)
         point = second_order(problem, ends.final, ends.theta, ends.data)
-    refined = Refined(nearby, _solver(ends.size, iterations), arithmetic, steepest)
-    (solution,) = refined.path(point.hessian, by_w)
+    solver = Dense() if ends.size <= WRITTEN_OUT else MinimalResidual(iterations, relative_tolerance=1e-14)
+    (solution,) = Refined(nearby, solver, arithmetic, steepest).path(point.hessian, by_w)
     with arithmetic.running():
         value = by_theta - point.mixed(solution.value)
     diverged = outcome_at_ends(loop, steps)
@@ -235,10 +234,6 @@ def solved_at_ends(
         gradient_count=none + 2,
         hvp_count=solution.products.view(shape),
     )
-
-
-def _solver(size: int, iterations: int) -> LinearSolver:
-    return Dense() if size <= WRITTEN_OUT else MinimalResidual(iterations, relative_tolerance=1e-14)
 
 
 def _comparable(x: Tensor) -> Tensor:

@@ -64,7 +64,9 @@ def test_a_run_that_asks_for_nothing_is_told_what_to_ask(analysis: str, tmp_path
 
 def test_the_inner_optimizer_is_chosen_by_name(tmp_path: Path) -> None:
     refused(
-        run("run", "steps", *TINY, "--inner-optimizer", "gs"), 2, "unknown inner optimizer 'gs'; did you mean 'gd'?"
+        run("run", "steps", *TINY, "--inner-optimizer", "adan"),
+        2,
+        "unknown inner optimizer 'adan'; did you mean 'adam'?",
     )
     assert run("run", "steps", *TINY, "--inner-optimizer", "gd", "--out", tmp_path / "run").exit_code == 0
 
@@ -350,7 +352,7 @@ def test_data_beyond_an_arithmetics_range_fail_in_one_line_and_spare_the_rest(tm
 def test_the_analyses_of_the_command_line_are_those_that_are_registered() -> None:
     from analyses.analysis import analyses
 
-    assert sorted(cli.ANALYSES) == sorted(analyses.names()) and len(cli.ANALYSES) == 7
+    assert sorted(cli.ANALYSES) == sorted(analyses.names()) and len(cli.ANALYSES) == 9
 
 
 def test_nothing_is_warned_of_in_a_normal_run(tmp_path: Path) -> None:

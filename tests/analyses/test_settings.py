@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from analyses.settings import Unreadable, as_json, differences, fingerprint, presets, read_file, resolve
+from analyses.settings import TABLES, Unreadable, as_json, differences, fingerprint, presets, read_file, resolve
 
-ALL = ("steps", "cg", "surface", "curvature", "precision", "rescaling", "digits")
+ALL = ("steps", "cg", "surface", "curvature", "precision", "rescaling", "digits", "cost")
 
 
 def test_every_preset_resolves_to_problems_that_exist() -> None:
@@ -108,8 +108,8 @@ def test_fingerprints_and_differences_see_every_change() -> None:
     assert fingerprint(one) == fingerprint(as_json(resolve(ALL, "smoke", {}, {"tasks": 3})))
     assert fingerprint(one) != fingerprint(two)
     assert differences(one, one) == []
-    changed = [f"grids[{at}].tasks: 3 -> 4" for at in range(len(one["grids"]))]
-    changed += [f"roundings[{at}].tasks: 3 -> 4" for at in range(len(one["roundings"]))]
+    kinds = sorted(name for name, _ in TABLES.values())
+    changed = [f"{kind}[{at}].tasks: 3 -> 4" for kind in kinds for at in range(len(one[kind]))]
     assert differences(one, two) == changed
 
 
