@@ -3,7 +3,7 @@ PYTHON ?= python3
 PRESET ?= quick
 BIN := .venv/bin
 
-.PHONY: report test test-all lint clean
+.PHONY: report test test-all lint bench-peers clean
 
 report: .venv/installed
 	$(BIN)/gradgauge report --preset $(PRESET)
@@ -19,6 +19,19 @@ lint: .venv/tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# The libraries that gradgauge is timed against pin old releases of much; they have an environment of their own.
+bench-peers: build/peers/installed
+	PYTHONPATH=build/peers/learn2learn-0.2.0 build/peers/bin/python -m benchmarks.peers $(BENCH)
+
+build/peers/installed: benchmarks/peers/requirements.txt pyproject.toml
+	test -x build/peers/bin/python || $(PYTHON) -m venv build/peers
+	build/peers/bin/python -m pip install -q "pip<24.1"
+	build/peers/bin/python -m pip install -q -e .
+	build/peers/bin/python -m pip install -q --no-deps -r benchmarks/peers/requirements.txt
+	build/peers/bin/python -m pip download -q --no-deps --no-binary learn2learn -d build/peers learn2learn==0.2.0
+	tar -xzf build/peers/learn2learn-0.2.0.tar.gz -C build/peers
+	touch $@
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -14,6 +14,7 @@ from diagnostics.rows import Data, take_rows
 T = TypeVar("T")
 
 BUDGET = 2**30  # bytes; fixed, not read from the machine, so that a run is cut alike everywhere
+CACHE = 2**22  # bytes of graph beyond which a larger batch is no faster: its numbers leave the processor's cache
 
 
 def in_chunks(compute: Callable[[slice], T], tasks: int, size: int) -> list[T]:
@@ -23,14 +24,15 @@ def in_chunks(compute: Callable[[slice], T], tasks: int, size: int) -> list[T]:
 
 
 def tasks_that_fit(problem: Problem, theta: Tensor, data: Data, copies: int, budget: int = BUDGET) -> int:
-    """How many tasks keep `copies` second-order graphs of the inner loss within `budget` bytes; at least 1, at most
-    all.
+    """How many tasks to compute together: at least 1, at most all.
 
-    `copies` is the number of graphs that live at once for a task: the inner steps of a full unrolling, or the end
-    points solved together. The bytes of one are measured, as what autograd saves for one task.
+    They keep `copies` second-order graphs of the inner loss within `budget` bytes, and one within `CACHE`: batching
+    saves the operations' overhead, which a Conv4 of full width does not notice. `copies` is the number of graphs that
+    live at once for a task: the inner steps of a full unrolling, or the end points solved together. The bytes of one
+    are measured, as what autograd saves for one task.
     """
     each = saved_bytes(problem, theta[:1], take_rows(data, slice(0, 1)))
-    return max(1, min(len(theta), budget // max(1, each * max(1, copies))))
+    return max(1, min(len(theta), budget // max(1, each * max(1, copies)), CACHE // max(1, each)))
 
 
 def saved_bytes(problem: Problem, theta: Tensor, data: Data) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import getitem
 from typing import Any
 
 import torch
@@ -206,11 +207,23 @@ def _cut(traced: fx.GraphModule, count: int, *, compiled: bool) -> Program:
         if any(i in late for i in node.all_input_nodes):
             late.add(node)
     needed = [n for n in nodes[:-1] if n not in late and n.op != "get_attr" and any(user in late for user in n.users)]
-    saved = tuple(dict.fromkeys([*needed, *(n for result in results for n in result if n not in late)]))
+    needed += [n for result in results for n in result if n not in late]
+    while compiled and any(_is_view(n) for n in needed):  # a compiled part returns each view by a detour of its own
+        needed = [i for n in needed for i in (n.all_input_nodes if _is_view(n) else (n,))]
+    saved = tuple(dict.fromkeys(needed))
     parts = [_part(traced, places[:count], (tuple(values), saved))]
     parts += [_part(traced, (*saved, places[count]), tuple(result)) for result in results]
     run = [torch.compile(p, dynamic=False, fullgraph=True) if compiled else p.forward for p in parts]
     return Program(run[0], tuple(run[1:]))
+
+
+def _is_view(node: fx.Node) -> bool:
+    """Whether a node makes nothing, but looks at the memory of another in some way."""
+    if node.target is getitem:
+        return _is_view(node.all_input_nodes[0])
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return node.target in (torch.transpose, torch.unsqueeze, torch.squeeze, Tensor.view, Tensor.expand)
+    return any(result.alias_info is not None for result in node.target._schema.returns)
 
 
 def _part(traced: fx.GraphModule, inputs: Sequence[fx.Node], outputs: tuple[Any, ...]) -> fx.GraphModule:

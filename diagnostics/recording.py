@@ -66,12 +66,13 @@ def compiling() -> bool:
 def recorded(key: Hashable, linearise: Callable[..., Linearised], *arguments: Tensor) -> Linearised:
     """`linearise(*arguments)`, from a recording where there is one.
 
-    `key` must tell functions apart that differ in anything but their tensors. A product's argument has the shape of the
-    first of `arguments`, or of the first value where that differs.
+    `key` must tell functions apart that differ in anything but their tensors; where it has no hash nothing is recorded.
+    A product's argument has the shape of the first of `arguments`, or of the first value where that differs.
     """
     mode = _mode.get()
     plain = all(type(x) is Tensor for x in arguments)
-    if mode == "off" or not plain or (mode == "auto" and torch._C._len_torch_dispatch_stack() > 0):
+    unusual = not (plain and _hashable(key)) or (mode == "auto" and torch._C._len_torch_dispatch_stack() > 0)
+    if mode == "off" or unusual:
         return linearise(*arguments)
     layout = tuple((x.shape, x.stride(), x.dtype, x.device) for x in arguments)
     entry = _entries.setdefault((key, layout, mode == "compile"), _Entry())
@@ -86,3 +87,11 @@ def recorded(key: Hashable, linearise: Callable[..., Linearised], *arguments: Te
     found = linearise(*arguments)
     entry.spent += time.perf_counter() - begun
     return found
+
+
+def _hashable(key: Hashable) -> bool:
+    try:
+        hash(key)
+    except TypeError:  # an optimizer of someone's that holds a tensor, say
+        return False
+    return True

@@ -40,8 +40,8 @@ LAYOUT = Layout(columns=2, panel_height=1.5, left=0.62, right=0.75, gap=1.3, hea
 LABEL = 8.0  # points between two labels at the ends of lines
 READING = (
     "Costs are those of one gradient of the whole batch of tasks, inner loop included. First row: seconds (median, "
-    "band of quartiles) and the most bytes alive, over inner steps; beside each line the power of the number of steps "
-    "K with which it grows over the last decade. Second row, where there are several inner optimizers: the same at the "
+    "band of quartiles) and the most bytes alive, over inner steps; beside each line the power p in the a + b K^p that "
+    "fits it best, K the number of steps. Second row, where there are several inner optimizers: the same at the "
     "most steps. Then what the costs buy: 1 - cosine to the exact gradient (lower is better) against seconds and "
     "against bytes, a point for every setting, with the line of those that no other beats in both, named by inner "
     "steps, and CG iterations after a slash. All settings share one stationary gradient; the unrolled gradient is "

@@ -118,7 +118,9 @@ def _growing(table: pd.DataFrame, optimizer: str) -> str:
             bytes_.append(f"{_power(growth(line, 'peak_bytes'))} for {way_name(*way)}{more}")
         if not np.isnan(growth(line, "seconds")):
             seconds.append(f"{_power(growth(line, 'seconds'))} for {way_name(*way)}")
-    said = f" Over the last decade of steps K the peak bytes grow as {'; '.join(bytes_)}." if bytes_ else ""
+    said = (
+        f" Beyond what they begin with, the peak bytes grow with the steps K as {'; '.join(bytes_)}." if bytes_ else ""
+    )
     return said + (f" Seconds grow as {'; '.join(seconds)}." if seconds else "")
 
 

@@ -21,6 +21,8 @@ NONE = -1.0  # iterations of a gradient that has no solver
 SETTING = ["case", "inner_optimizer", "method", "iterations", "inner_steps"]
 TARGET_ORDER = ("stationary", "unrolled")
 LEVELS = (0.9, 0.99, 0.999)
+FLAT = 1.05  # the largest cost over the least, of what counts as not growing
+EXPONENTS = np.linspace(0.05, 2.0, 196)
 WORDS = {
     LOOP: "the inner loop alone",
     "unrolled": "unrolled, full graph",
@@ -105,11 +107,28 @@ def cheapest(table: pd.DataFrame, level: float, by: str) -> pd.Series | None:
 
 
 def growth(line: pd.DataFrame, by: str) -> float:
-    """The exponent p of `cost ~ steps^p`, by least squares in logarithms over the last decade of steps; NaN for one."""
-    line = line[(line["inner_steps"] >= max(line["inner_steps"].max() / 10, 1)) & (line[by] > 0)]
-    if line["inner_steps"].nunique() < 2:
+    """The exponent p of `cost = a + b steps^p`, a and b >= 0, by least squares in relative errors.
+
+    0 where the costs differ by less than 5%, and NaN for fewer than three numbers of steps. What does not grow, as the
+    graph of a single step, must not hide the growth of the rest.
+    """
+    line = line[(line["inner_steps"] > 0) & (line[by] > 0)]
+    steps, cost = line["inner_steps"].to_numpy(float), line[by].to_numpy(float)
+    if len(set(steps)) < 3:
         return float("nan")
-    return float(np.polyfit(np.log(line["inner_steps"].to_numpy(float)), np.log(line[by].to_numpy(float)), 1)[0])
+    if cost.max() <= FLAT * cost.min():
+        return 0.0
+    return float(min(EXPONENTS, key=lambda power: _misfit(steps**power, cost)))
+
+
+def _misfit(grown: np.ndarray, cost: np.ndarray) -> float:
+    """The sum of squared relative errors of the best `a + b grown`."""
+    columns = np.stack([1 / cost, grown / cost], axis=1)
+    for used in (columns, columns[:, 1:]):
+        found, *_ = np.linalg.lstsq(used, np.ones(len(cost)), rcond=None)
+        if found.min() >= 0:
+            return float(((used @ found - 1) ** 2).sum())
+    return float("inf")
 
 
 def per_step(line: pd.DataFrame, by: str) -> float:

@@ -13,6 +13,7 @@ from analyses.table import tidy
 from figures.cost import draw, summary
 from figures.cost_verdicts import verdicts
 from figures.cost_view import (
+    EXPONENTS,
     LEVELS,
     LOOP,
     SETTING,
@@ -293,13 +294,17 @@ def test_the_cheapest_of_several_that_are_right() -> None:
     assert best is not None and best["seconds"] == 2.0 and cheapest(table, 0.999, "seconds") is None
 
 
-@pytest.mark.parametrize("power", [0.0, 0.5, 1.0, 2.0])
-def test_a_power_is_found_over_the_last_decade_whatever_came_before(power: float) -> None:
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("begin", [0.0, 100.0])
+def test_a_power_is_found_beside_what_does_not_grow(power: float, begin: float) -> None:
     steps = np.array([1.0, 2.0, 10.0, 20.0, 100.0])
-    bytes_ = np.where(steps < 10, 1e9, 7 * steps**power)
-    line = pd.DataFrame({"inner_steps": steps, "peak_bytes": bytes_})
+    line = pd.DataFrame({"inner_steps": steps, "peak_bytes": begin + 7 * steps**power})
     assert growth(line, "peak_bytes") == pytest.approx(power, abs=1e-9)
-    assert np.isnan(growth(line.iloc[:1], "peak_bytes")) and np.isnan(per_step(line.iloc[:1], "peak_bytes"))
+    flat = line.assign(peak_bytes=[100.0, 104.0, 101.0, 100.0, 102.0])
+    assert growth(flat, "peak_bytes") == 0.0
+    falling = line.assign(peak_bytes=1.0 / steps)  # nothing of the form grows with it; it is not called flat either
+    assert growth(falling, "peak_bytes") == min(EXPONENTS)
+    assert np.isnan(growth(line.iloc[:2], "peak_bytes")) and np.isnan(per_step(line.iloc[:1], "peak_bytes"))
     assert per_step(pd.DataFrame({"inner_steps": [1, 11], "peak_bytes": [5.0, 35.0]}), "peak_bytes") == 3.0
 
 

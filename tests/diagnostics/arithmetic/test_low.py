@@ -16,6 +16,7 @@ from diagnostics.hessian import second_order
 from diagnostics.inner import loss_gradient, run_inner
 from diagnostics.linear.cg import ConjugateGradients
 from diagnostics.linear.dense import Dense
+from diagnostics.linear.gmres import GeneralisedMinimalResidual
 from diagnostics.meta_gradient import estimators, outer_gradients
 from diagnostics.optimizers.gd import GradientDescent
 from diagnostics.outcome import Outcome, decode
@@ -23,7 +24,7 @@ from diagnostics.problem import Problem
 from diagnostics.problem_names import problems
 from diagnostics.rows import row_norms
 from diagnostics.solvers import solvers
-from tests.cases import check_ratio, gd, only, small, theta_and_data, vectors
+from tests.cases import check_ratio, gd, make_estimator, only, refusal, small, theta_and_data, vectors
 
 every_format = pytest.mark.parametrize("name", FORMATS)
 TINY = {dtype: torch.finfo(dtype).tiny for dtype, _ in FORMATS.values()}
@@ -157,18 +158,21 @@ def test_everything_runs_unchanged_and_near(problem_name: str, name: str) -> Non
     with low_precision(name):
         loop = run_inner(problem, gd(problem), theta, data, 2)
         for key in estimators.names():
+            if message := refusal(key, problem):
+                with pytest.raises(ValueError, match=message):
+                    make_estimator(key)(problem, loop)
+                continue
             needs = inspect.signature(estimators[key]).parameters
-            made = estimators[key](
-                **({"solver": Dense() if few else ConjugateGradients(2)} if "solver" in needs else {})
-            )
+            iterative = GeneralisedMinimalResidual(2) if key == "implicit_fixed_point" else ConjugateGradients(2)
+            made = estimators[key](**({"solver": Dense() if few else iterative} if "solver" in needs else {}))
             found[key] = made, made(problem, loop)
         point = second_order(problem, loop.final, theta, data)
         for key in solvers.names():
             if few or key != "dense":
                 needs = inspect.signature(solvers[key]).parameters
-                solution = solvers[key](**({"iterations": 3} if "iterations" in needs else {})).path(
-                    point.hessian, loop.final
-                )[-1]
+                given = {"iterations": 3, "shift": problem.strength}
+                made = solvers[key](**{name: value for name, value in given.items() if name in needs})
+                solution = made.path(point.hessian, loop.final)[-1]
                 assert solution.value.dtype == dtype and bool(solution.value.isfinite().all())
         if problem.minimizer is not None:
             assert problem.minimizer(theta, data).dtype == dtype
@@ -180,11 +184,14 @@ def test_everything_runs_unchanged_and_near(problem_name: str, name: str) -> Non
         # Two steps and the ends round 3 times; sums of 10 terms (of 784 and more in few_shot) that are themselves
         # rounded in sequence add their length, and in float32 nothing.
         terms = 3.0 if not own else 3.0 * (784 if problem_name == "few_shot" else 10)
-        unit = torch.finfo(dtype).eps * terms * (row_norms(truth) + row_norms(by_w))
+        rate = 0.8 if key == "finite_difference" else 1.0  # its step balances rounding against the fifth derivative
+        unit = torch.finfo(dtype).eps ** rate * terms * (row_norms(truth) + row_norms(by_w))
         check_ratio(
             f"{name} against float64", row_norms(gradient.value.double() - truth), unit, f"{problem_name}, {key}"
         )
-        assert {*decode(gradient.outcome)} <= {Outcome.OK, Outcome.UNFINISHED}
+        # In eight bits a step of 0.01 leaves of I - M, which is the step times H, less than M's own rounding.
+        singular = {Outcome.SINGULAR} if key == "implicit_fixed_point" and dtype is torch.bfloat16 else set()
+        assert {*decode(gradient.outcome)} <= {Outcome.OK, Outcome.UNFINISHED, Outcome.UNRESOLVED, *singular}
 
 
 # ---- the ends of the range
