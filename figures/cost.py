@@ -24,6 +24,7 @@ from figures.cost_view import (
     first_optimizer,
     growth,
     line_of,
+    power_text,
     priced,
     way_name,
     ways,
@@ -134,7 +135,7 @@ def _over_steps(panels: list[Axes], here: pd.DataFrame) -> None:
             style = look_of(way[0])
             draw_line(panel, line, "inner_steps", by, way[0], color=style.color, marker=style.marker, size=4.0)
             power = growth(line, by)
-            text = "" if np.isnan(power) else f"K^{power:.2f}".replace("-0.00", "0.00")
+            text = "" if np.isnan(power) else power_text(power)
             ends.append((float(line[by].iloc[-1]), text, style.color))
         _write_beside(panel, ends)
         if not ends:

@@ -19,6 +19,7 @@ from figures.cost_view import (
     growth,
     line_of,
     per_step,
+    power_text,
     priced,
     seconds_text,
     way_name,
@@ -115,17 +116,13 @@ def _growing(table: pd.DataFrame, optimizer: str) -> str:
         if not np.isnan(growth(line, "peak_bytes")):
             each = per_step(line, "peak_bytes")
             more = f" ({bytes_text(each)} a step)" if each >= 1 else ""
-            bytes_.append(f"{_power(growth(line, 'peak_bytes'))} for {way_name(*way)}{more}")
+            bytes_.append(f"{power_text(growth(line, 'peak_bytes'))} for {way_name(*way)}{more}")
         if not np.isnan(growth(line, "seconds")):
-            seconds.append(f"{_power(growth(line, 'seconds'))} for {way_name(*way)}")
+            seconds.append(f"{power_text(growth(line, 'seconds'))} for {way_name(*way)}")
     said = (
         f" Beyond what they begin with, the peak bytes grow with the steps K as {'; '.join(bytes_)}." if bytes_ else ""
     )
     return said + (f" Seconds grow as {'; '.join(seconds)}." if seconds else "")
-
-
-def _power(exponent: float) -> str:
-    return f"K^{exponent:.2f}".replace("-0.00", "0.00")
 
 
 def _optimizers(table: pd.DataFrame, first: str) -> str:

@@ -110,15 +110,22 @@ def growth(line: pd.DataFrame, by: str) -> float:
     """The exponent p of `cost = a + b steps^p`, a and b >= 0, by least squares in relative errors.
 
     0 where the costs differ by less than 5%, and NaN for fewer than three numbers of steps. What does not grow, as the
-    graph of a single step, must not hide the growth of the rest.
+    graph of a single step, must not hide the growth of the rest; of four numbers or more the fewest is left out, where
+    something else may be the largest.
     """
-    line = line[(line["inner_steps"] > 0) & (line[by] > 0)]
+    line = line[(line["inner_steps"] > 0) & (line[by] > 0)].sort_values("inner_steps")
+    line = line[1:] if line["inner_steps"].nunique() > 3 else line
     steps, cost = line["inner_steps"].to_numpy(float), line[by].to_numpy(float)
     if len(set(steps)) < 3:
         return float("nan")
     if cost.max() <= FLAT * cost.min():
         return 0.0
     return float(min(EXPONENTS, key=lambda power: _misfit(steps**power, cost)))
+
+
+def power_text(exponent: float) -> str:
+    """`K^1.02`, or `flat`."""
+    return f"K^{exponent:.2f}" if exponent else "flat"
 
 
 def _misfit(grown: np.ndarray, cost: np.ndarray) -> float:
