@@ -205,6 +205,11 @@ class StepMap:
         following, gradient = self._taken(False, *tensors)
         return (following.detach(), gradient), ()
 
+    def gradient(self, state: Tensor, theta: Tensor, *data: Tensor) -> Linearised:
+        """The gradient at the state alone."""
+        named = dict(zip(self.names, data, strict=True))
+        return (loss_gradient(self.loss, state[:, : self.size], theta, named),), ()
+
     def with_graph(self, *tensors: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         """The step and the gradient with their graph, and the `(state, theta)` that it leads to."""
         state, theta = (x.detach().requires_grad_() for x in tensors[:2])
@@ -280,7 +285,7 @@ def run_inner(
             states[at[count]], norms[at[count]] = state, row_norms(gradient)
         state = following
     if steps in at:
-        end = loss_gradient(problem.inner_loss, state[:, : step.size], theta, data)
+        (end,), _ = recorded(("gradient", step), step.gradient, state, theta, *data.values())
         states[at[steps]], norms[at[steps]] = state, row_norms(end)
     return Trajectory(theta, data, optimizer, states, norms, step.size)
 

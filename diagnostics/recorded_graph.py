@@ -182,6 +182,8 @@ def _instead(node: fx.Node, results: dict[fx.Node, Any], constant: set[fx.Node])
             if isinstance(factor, fx.Node) and _is_one(other, results, constant):
                 if _layout(results[factor]) == _layout(results[node]):
                     return factor
+    if target in TIMES and first is not None and first.target is aten.neg.default and isinstance(args[1], float):
+        node.args = (first.args[0], -args[1])  # -x c = x (-c), and one pass less
     if target is aten.transpose.int and first is not None and first.target is aten.transpose.int:
         rank = results[node].dim()
         if {int(str(a)) % rank for a in args[1:]} == {int(str(a)) % rank for a in first.args[1:]}:
