@@ -12,7 +12,7 @@ from diagnostics.arithmetic.precision import epsilon
 from diagnostics.checks import whole_number
 from diagnostics.outcome import Outcome
 from diagnostics.registry import Registry
-from diagnostics.rows import row_norms
+from diagnostics.rows import finite_rows, row_norms
 
 MatVec = Callable[[Tensor], Tensor]  # v (B, N) -> H v (B, N), row by row
 
@@ -100,7 +100,7 @@ class System:
         """
         residual, x_norm = row_norms(self.b - self.product(x)), row_norms(x)
         rounding = self.rounding(x_norm, h_norm)
-        finite = x.isfinite().all(-1) & residual.isfinite() & self.b.isfinite().all(-1)
+        finite = finite_rows(x) & residual.isfinite() & finite_rows(self.b)
         codes = outcome.graver(
             outcome.where(residual > torch.maximum(self.tolerance, ROUNDING_FLOOR * rounding), Outcome.UNFINISHED),
             outcome.where(~finite, Outcome.NOT_FINITE),
@@ -176,5 +176,5 @@ def solution_of(
     """
     norm = row_norms(b)
     relative = torch.where(norm > 0, residual / torch.where(norm > 0, norm, 1.0), 0.0)
-    value = torch.where(b.isfinite().all(-1, keepdim=True), x * scale, torch.nan)
+    value = torch.where(finite_rows(b).unsqueeze(-1), x * scale, torch.nan)
     return LinearSolution(value, codes, relative, iterations, products)

@@ -89,7 +89,7 @@ def iterated(
     x, r, unit = torch.zeros_like(b), b, torch.ones_like(system.scale)  # r, z and p in units of `unit`
     frozen = ~(system.b_norm > system.done)  # also a zero right-hand side, and one that is not finite
     z = b if precondition is None else precondition(b)
-    p = z.masked_fill(frozen.unsqueeze(-1), 0)
+    p = torch.where(frozen.unsqueeze(-1), 0.0, z)
     r_norm = norm(b)
     rz = (r * z).sum(-1)
     negative, h_norm = torch.zeros_like(frozen), torch.zeros_like(rz)  # |H| >= h_norm, the largest seen
@@ -131,7 +131,7 @@ def iterated(
             rz_before, rz = rz, (r * z).sum(-1)
             beta = (rz / torch.where(frozen, 1.0, rz_before)).unsqueeze(-1) * scale
             frozen = frozen | ~(r_norm * unit.squeeze(-1) > system.done)
-            p = torch.addcmul(z, beta, p).masked_fill(frozen.unsqueeze(-1), 0)
+            p = torch.where(frozen.unsqueeze(-1), 0.0, torch.addcmul(z, beta, p))
         if count in wanted:
             kept[count] = solution(count)
     return tuple(kept[count] for count in wanted)

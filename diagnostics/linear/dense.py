@@ -8,7 +8,7 @@ from torch import Tensor
 from diagnostics import outcome
 from diagnostics.arithmetic.precision import epsilon
 from diagnostics.outcome import Outcome
-from diagnostics.rows import row_norms
+from diagnostics.rows import finite_rows, row_norms
 from diagnostics.solvers import LinearSolution, MatVec, exponent_scale, solution_of, solvers
 
 LARGEST = 4096  # columns; beyond it one task's matrix alone takes over 128 MiB in float64
@@ -33,7 +33,7 @@ class Dense:
         b = right_hand_side / scale
         unit = torch.eye(b.shape[1], dtype=b.dtype, device=b.device)
         matrix = written_out(matvec, b, symmetric=transposed is None) + self.damping * unit
-        usable = (matrix.isfinite().all(-1).all(-1) & b.isfinite().all(-1)).view(-1, 1)
+        usable = (finite_rows(matrix).all(-1) & finite_rows(b)).view(-1, 1)
         safe = torch.where(usable.unsqueeze(-1), matrix, unit)
         factors, pivots, _ = torch.linalg.lu_factor_ex(safe)
         x = torch.linalg.lu_solve(factors, pivots, torch.where(usable, b, 0.0).unsqueeze(-1)).squeeze(-1)
@@ -47,7 +47,7 @@ class Dense:
         codes = outcome.graver(
             outcome.where(indefinite, Outcome.NEGATIVE_CURVATURE),
             outcome.where(singular, Outcome.SINGULAR),
-            outcome.where(~usable.squeeze(-1) | (~x.isfinite().all(-1) & ~singular), Outcome.NOT_FINITE),
+            outcome.where(~usable.squeeze(-1) | (~finite_rows(x) & ~singular), Outcome.NOT_FINITE),
         )
         residual = row_norms(b - (safe @ x.unsqueeze(-1)).squeeze(-1))
         solution = solution_of(b, scale, x, residual, codes, 0, torch.full_like(codes, b.shape[1]))
