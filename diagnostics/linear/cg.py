@@ -9,12 +9,13 @@ Differences from the textbook, and from the versions inside meta-learning librar
    not improve;
 4. a direction with p'Hp <= 0 is an outcome;
 5. damping is a named argument and zero unless asked for;
-6. r and p are kept in units of a power of two of r's size: r'r of a small r would underflow, in float16 from 1e-2 on;
+6. r and p are kept in units of a power of two, so that r'r of a small r does not underflow, as in float16 from 1e-2 on;
 7. a row whose recursion's residual has fallen to eps^2 |b| is frozen whatever the tolerance: x cannot change any more,
    and going on would end in underflow, where p'Hp <= 0 says nothing about H.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ from diagnostics.solvers import (
     solvers,
 )
 
-NARROW = 1e-6  # float16: a format whose smallest normal number is above it has no room for the square of a residual
+NARROW = 1e-6  # float16: a format whose smallest normal number is not below it has no room for the square of a residual
 
 
 @solvers.register("cg")
@@ -85,66 +86,111 @@ def iterated(
     `products`: how many a task took before. A row that is frozen has the direction 0 and the step 0: x stays as it is,
     whatever becomes of the row's other numbers.
     """
-    b, norm = system.b, row_norms if torch.finfo(system.b.dtype).smallest_normal > NARROW else plain_norms
+    b, narrow = system.b, torch.finfo(system.b.dtype).smallest_normal > NARROW
+    norm, middle = (row_norms, 1.0) if narrow else (plain_norms, 2.0**20)  # 1: every residual is brought back to 1
     x, r, unit = torch.zeros_like(b), b, torch.ones_like(system.scale)  # r, z and p in units of `unit`
     frozen = ~(system.b_norm > system.done)  # also a zero right-hand side, and one that is not finite
     z = b if precondition is None else precondition(b)
     p = torch.where(frozen.unsqueeze(-1), 0.0, z)
     r_norm = norm(b)
     rz = (r * z).sum(-1)
-    negative, h_norm = torch.zeros_like(frozen), torch.zeros_like(rz)  # |H| >= h_norm, the largest seen
-    beside = torch.zeros_like(rz)  # of the tridiagonal matrix, see `column_norm`
-    spent = torch.full_like(frozen, products, dtype=torch.long)
+    negative = torch.zeros_like(frozen)
+    steps: list[Step] = []
     kept: dict[int, LinearSolution] = {}
 
     def solution(count: int) -> LinearSolution:
-        return system.solution(x, count, spent, h_norm, outcome.where(negative, Outcome.NEGATIVE_CURVATURE))
+        spent, h_norm = told(steps, like=r_norm)
+        codes = outcome.where(negative, Outcome.NEGATIVE_CURVATURE)
+        return system.solution(x, count, products + spent, h_norm, codes)
 
     wanted = sorted({*keep, iterations})
     if 0 in wanted:
         kept[0] = solution(0)
-    shrink = torch.zeros_like(rz)  # |r| over the |r| before
     for count in range(1, iterations + 1):
         if not all_ended(frozen, count):
-            hp, spent = system.product(p), spent + (~frozen).long()
+            hp, live = system.product(p), ~frozen
             php = (p * hp).sum(-1)
-            negative = negative | (~frozen & (php <= 0))
-            frozen = frozen | ((php == 0) if past_negative_curvature else (php <= 0))
-            usable = torch.where(frozen, 1.0, torch.where(php.isfinite(), php, torch.nan))
+            ahead = php <= 0
+            negative = negative | (live & ahead)
+            frozen = frozen | ((php == 0) if past_negative_curvature else ahead)
+            usable = torch.where(frozen, 1.0, php + (php - php))  # an infinite one makes NaN, and no step of length 0
             alpha = torch.where(frozen, 0.0, rz / usable).unsqueeze(-1)
             x = torch.addcmul(x, alpha * unit, p)
             r = torch.addcmul(r, -alpha, hp)
 
             r_norm_before, r_norm = r_norm, norm(r)
-            last_shrink, shrink = shrink, r_norm / torch.where(frozen, 1.0, r_norm_before)
-            if precondition is None:
-                here = usable / torch.where(rz > 0, rz, 1.0)
-                seen = column_norm(here + last_shrink * beside, beside, shrink * here)
-                beside = shrink * here
-            else:
-                seen = row_norms(hp) / torch.where(frozen, 1.0, row_norms(p))
-            h_norm = torch.where(frozen, h_norm, torch.maximum(h_norm, seen))
+            seen = None if precondition is None else row_norms(hp) / row_norms(p)
+            steps.append(Step(live, ~frozen, usable, rz, r_norm / r_norm_before, seen))
 
-            scale = power_of_two(r_norm).unsqueeze(-1)
-            r, unit, r_norm = r / scale, unit * scale, r_norm / scale.squeeze(-1)
+            scale = change_of_unit(r_norm, middle)
+            if scale is not None:
+                r, unit, r_norm = r / scale.unsqueeze(-1), unit * scale.unsqueeze(-1), r_norm / scale
             z = r if precondition is None else precondition(r)
-            rz_before, rz = rz, (r * z).sum(-1)
-            beta = (rz / torch.where(frozen, 1.0, rz_before)).unsqueeze(-1) * scale
+            rz_before, rz = rz, r_norm * r_norm if precondition is None else (r * z).sum(-1)
+            beta = (rz / rz_before if scale is None else rz / rz_before * scale).unsqueeze(-1)
             frozen = frozen | ~(r_norm * unit.squeeze(-1) > system.done)
-            p = torch.where(frozen.unsqueeze(-1), 0.0, torch.addcmul(z, beta, p))
+            p = torch.addcmul(z, beta, p)
+            if any_ended(frozen):
+                p = torch.where(frozen.unsqueeze(-1), 0.0, p)
         if count in wanted:
             kept[count] = solution(count)
     return tuple(kept[count] for count in wanted)
 
 
+class Step(NamedTuple):
+    """What one iteration has learnt of each row `(B,)`.
+
+    Whether it took a product, whether it took a step, p'Hp, r'z, |r new| / |r old|, and with a preconditioner |Hp| /
+    |p|. Without a step the others mean nothing.
+    """
+
+    live: Tensor
+    stepped: Tensor
+    php: Tensor
+    rz: Tensor
+    shrink: Tensor
+    seen: Tensor | None
+
+
+def told(steps: list[Step], like: Tensor) -> tuple[Tensor, Tensor]:
+    """How many products each row took, and the largest |H v| / |v| `(B,)` among them, which |H| is not below.
+
+    Without a preconditioner v is the Lanczos vector r / |r|, and `H v` a column of the tridiagonal matrix that CG's
+    numbers make. With d = p'Hp / r'r and s = |r new| / |r old| of a step, and d', s' of the step before, the column is
+    s' d' above the diagonal, d + s'^2 d' on it, and s d below.
+    """
+    if not steps:
+        return torch.zeros_like(like, dtype=torch.long), torch.zeros_like(like)
+    live, stepped = torch.stack([step.live for step in steps]), torch.stack([step.stepped for step in steps])
+    if steps[0].seen is None:
+        rz = torch.stack([step.rz for step in steps])
+        on = torch.stack([step.php for step in steps]) / torch.where(rz > 0, rz, 1.0)
+        shrink = torch.stack([step.shrink for step in steps])
+        below = shrink * on
+        above, shrink_before = (torch.cat([torch.zeros_like(rows[:1]), rows[:-1]]) for rows in (below, shrink))
+        seen = row_norms(torch.stack([on + shrink_before * above, above, below], dim=-1))
+    else:
+        seen = torch.stack([step.seen for step in steps if step.seen is not None])
+    return live.sum(0), torch.where(stepped, seen, 0.0).amax(0)
+
+
+def change_of_unit(norm: Tensor, middle: float) -> Tensor | None:
+    """Powers of two `(B,)` that bring the norms which have left `1/middle .. middle` back to 1; None where all are 1.
+
+    What a row is divided by depends on that row alone, and changes no digit. An accelerator is not asked whether all
+    are 1.
+    """
+    inside = (norm > 1 / middle) & (norm < middle)
+    if norm.device.type == "cpu" and bool(inside.all()):
+        return None
+    return torch.where(inside, 1.0, power_of_two(norm))
+
+
+def any_ended(frozen: Tensor) -> bool:
+    """Whether some row is frozen, or may be: an accelerator is not asked."""
+    return frozen.device.type != "cpu" or bool(frozen.any())
+
+
 def plain_norms(x: Tensor) -> Tensor:
     """Euclidean norms `(B,)` in one pass, for rows whose squares are in range, as those of a scaled residual are."""
     return torch.linalg.vector_norm(x, dim=-1)
-
-
-def column_norm(on: Tensor, above: Tensor, below: Tensor) -> Tensor:
-    """`|H q|` of the Lanczos vector q = r / |r|, which is one column of the tridiagonal matrix that CG's numbers make.
-
-    With d = p'Hp / r'r and s = |r new| / |r old|: on the diagonal d + s^2 d of the step before, beside it s d.
-    """
-    return row_norms(torch.stack([on, above, below], dim=-1))
