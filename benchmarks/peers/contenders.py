@@ -21,6 +21,7 @@ class Contender:
     adapter: str
     function: str
     compiled: bool = False
+    batched: bool = False  # a peer that takes all tasks at once, in place of a loop over them
 
     def load(self) -> Compute:
         """The function; whatever the library's import raises goes through."""
@@ -37,7 +38,7 @@ CONTENDERS = (
     Contender("plain, compiled step", "yardstick", "unrolled", "compiled", "unrolled", compiled=True),
     Contender("higher", "peer", "unrolled", "with_higher", "unrolled"),
     Contender("TorchOpt MetaSGD", "peer", "unrolled", "with_torchopt", "unrolled"),
-    Contender("TorchOpt functional + vmap", "peer", "unrolled", "with_torchopt", "unrolled_vmap"),
+    Contender("TorchOpt functional + vmap", "peer", "unrolled", "with_torchopt", "unrolled_vmap", batched=True),
     Contender("learn2learn", "peer", "unrolled", "with_learn2learn", "unrolled"),
     Contender("gradgauge run_inner + Implicit", "ours", "implicit", "gradgauge", "implicit"),
     Contender("the same, nothing recorded", "ours", "implicit", "gradgauge", "implicit_by_autograd"),

@@ -34,10 +34,8 @@ class Cell:
         return f"{self.steps}" if self.iterations is None else f"{self.steps}, {self.iterations}"
 
     def setting(self, dtype: torch.dtype, *, posed: bool) -> Setting:
-        """The cell's numbers, its loop recorded; only the implicit gradient has a well-posed form of its own."""
-        return self.workload.setting(
-            dtype, self.steps, self.iterations, posed=posed and self.iterations is not None
-        ).record()
+        """The cell's numbers; only the implicit gradient has a well-posed form of its own."""
+        return self.workload.setting(dtype, self.steps, self.iterations, posed=posed and self.iterations is not None)
 
 
 @dataclass(frozen=True)
@@ -70,6 +68,8 @@ class Row:
     to_plain: Spread | None = None
     to_fastest_peer: Spread | None = None
     fastest_peer: str | None = None
+    to_fastest_loop: Spread | None = None
+    fastest_loop: str | None = None
 
     @property
     def median_seconds(self) -> float | None:
@@ -81,7 +81,8 @@ def measure(cell: Cell, contenders: Mapping[Contender, Compute], rounds: int, *,
     """The rows of a cell: all contenders are checked before any is timed, and one that fails is left out of the rounds.
 
     The reference is gradgauge's in float64 from float32's numbers; that `plain` meets it is its check. The fastest peer
-    is the one of the least median time among those whose gradient is right.
+    is the one of the least median time among those whose gradient is right, the fastest loop that among those of them
+    that take one task after the other.
     """
     exact, working = (cell.setting(dtype, posed=True) for dtype in (torch.float64, torch.float32))
     timed = cell.setting(torch.float32, posed=False)
@@ -104,8 +105,10 @@ def measure(cell: Cell, contenders: Mapping[Contender, Compute], rounds: int, *,
         except Exception as error:  # whatever happens inside a peer is a finding about that peer
             failed[contender] = f"{type(error).__name__}: {error}".splitlines()[0]
     seconds = interleaved({c.name: _bound(contenders[c], timed) for c in checks}, rounds, clock)
-    peers = [c.name for c, check in checks.items() if c.kind == "peer" and check.same]
-    fastest = min(peers, key=lambda name: spread(seconds[name]).median, default=None)
+    peers = [c for c, check in checks.items() if c.kind == "peer" and check.same]
+    medians = {c.name: spread(seconds[c.name]).median for c in peers}
+    fastest = min(medians, key=medians.__getitem__, default=None)
+    loop = min((c.name for c in peers if not c.batched), key=medians.__getitem__, default=None)
     return [
         Row(
             cell,
@@ -115,6 +118,8 @@ def measure(cell: Cell, contenders: Mapping[Contender, Compute], rounds: int, *,
             to_plain=ratios(seconds[contender.name], seconds["plain"]) if "plain" in seconds else None,
             to_fastest_peer=ratios(seconds[contender.name], seconds[fastest]) if fastest else None,
             fastest_peer=fastest,
+            to_fastest_loop=ratios(seconds[contender.name], seconds[loop]) if loop else None,
+            fastest_loop=loop,
         )
         if contender in checks
         else Row(cell, contender, failed=failed[contender])

@@ -1,14 +1,12 @@
 """What a contender is given: the same numbers as gradgauge's batch of tasks and as the list of them that peers take."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.peers.models import TaskModel, conv4, tanh_mlp
-from diagnostics.inner import Trajectory, run_inner
-from diagnostics.optimizers.gd import GradientDescent
 from diagnostics.problem import Problem
 from diagnostics.problem_names import build
 from diagnostics.rows import Data
@@ -29,7 +27,7 @@ class Setting:
     """One thing to compute: MAML's gradient after `steps`, or with `iterations` of CG the implicit one.
 
     `theta (B, P)` and `data` are gradgauge's; `tasks` are the same numbers, task by task; `start` are one task's
-    meta-parameters, tensor by tensor. `recorded` is the inner loop, for an estimator that takes it as given.
+    meta-parameters, tensor by tensor.
     """
 
     problem: Problem
@@ -40,7 +38,6 @@ class Setting:
     tasks: tuple[Task, ...]
     steps: int
     iterations: int | None = None
-    recorded: Trajectory | None = None
 
     @property
     def learning_rate(self) -> float:
@@ -78,11 +75,6 @@ class Setting:
     def outer_loss(self, weights: Sequence[Tensor], x: Tensor, y: Tensor) -> Tensor:
         """The outer loss as a function of the weights."""
         return self.model.loss(self.model.apply(weights, x), y)
-
-    def record(self) -> "Setting":
-        """The same setting with its inner loop run."""
-        loop = run_inner(self.problem, GradientDescent(self.learning_rate), self.theta, self.data, self.steps)
-        return replace(self, recorded=loop)
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ from benchmarks.peers.measure import Row
 from benchmarks.peers.rounds import Spread
 
 CELL = ("workload", "method", "steps", "cg_iterations", "contender", "kind")
+TO = ("to_plain", "to_fastest_peer", "to_fastest_loop")
 CHECK = ("peak_bytes", "float64_difference", "same", "error_median", "error_worst")
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """Four tables for each workload and method: time against `plain`, against the fastest peer, bytes, errors."""
+    """Tables for each workload and method: time, also against `plain` and the fastest peers, bytes, errors."""
     groups = list(dict.fromkeys((row.cell.workload.name, row.cell.method) for row in rows))
     return "\n\n".join(
         _group([row for row in rows if (row.cell.workload.name, row.cell.method) == group]) for group in groups
@@ -28,13 +29,16 @@ def _group(rows: Sequence[Row]) -> str:
     to_plain = _table(rows, "time over plain, median (least to most)", lambda row: _spread(row.to_plain))
     ours = [row for row in rows if row.contender.kind == "ours"]
     to_peer = _table(ours, "time over the fastest peer", lambda row: _spread(row.to_fastest_peer))
+    to_loop = _table(ours, "time over the fastest peer that loops", lambda row: _spread(row.to_fastest_loop))
     peak = _table(rows, "peak MB", _megabytes)
     errors = _table(rows, "float32 error, median (worst task)", _error)
     notes = [
-        f"Fastest peer: {_where({row.cell.label: row.fastest_peer for row in rows if row.fastest_peer})}.",
+        f"Fastest peer: {_where({row.cell.label: row.fastest_peer for row in rows if row.fastest_peer})}. "
+        f"Of those that loop: {_where({row.cell.label: row.fastest_loop for row in rows if row.fastest_loop})}.",
         *_differences(rows),
     ]
-    return "\n\n".join([title, seconds, to_plain, to_peer, peak, errors, *notes])
+    differ = any(row.fastest_peer != row.fastest_loop for row in rows)
+    return "\n\n".join([title, seconds, to_plain, to_peer, *([to_loop] if differ else []), peak, errors, *notes])
 
 
 def _where(names: dict[str, str]) -> str:
@@ -89,8 +93,8 @@ def write(rows: Sequence[Row], absent: dict[str, str], folder: Path) -> None:
         (*CELL, "round", "seconds"),
         [[*_cell(row), r, value] for row in rows for r, value in enumerate(row.seconds or [])],
     )
-    spreads = [f"{name}_{part}" for name in ("to_plain", "to_fastest_peer") for part in ("median", "least", "most")]
-    columns = ("median_seconds", *spreads, "fastest_peer", *CHECK, "failed")
+    spreads = [f"{name}_{part}" for name in TO for part in ("median", "least", "most")]
+    columns = ("median_seconds", *spreads, "fastest_peer", "fastest_loop", *CHECK, "failed")
     _write(folder / "summary.csv", (*CELL, *columns), [_summary(row) for row in rows])
     _write(folder / "absent.csv", ("contender", "reason"), [[name, reason] for name, reason in absent.items()])
 
@@ -105,11 +109,11 @@ def _cell(row: Row) -> list[object]:
 def _summary(row: Row) -> list[object]:
     spreads = [
         getattr(value, part) if value else None
-        for value in (row.to_plain, row.to_fastest_peer)
+        for value in (getattr(row, name) for name in TO)
         for part in ("median", "least", "most")
     ]
     check = [getattr(row.check, name) if row.check else None for name in CHECK]
-    return [*_cell(row), row.median_seconds, *spreads, row.fastest_peer, *check, row.failed]
+    return [*_cell(row), row.median_seconds, *spreads, row.fastest_peer, row.fastest_loop, *check, row.failed]
 
 
 def _write(path: Path, header: Sequence[str], lines: Sequence[Sequence[object]]) -> None:
