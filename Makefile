@@ -1,6 +1,7 @@
 # The two commands are `make report` and `make test`; both make the virtual environment first.
 PYTHON ?= python3
 PRESET ?= quick
+PYTEST := -m pytest -q -n auto --maxprocesses 8
 BIN := .venv/bin
 
 .PHONY: report test test-all lint bench-peers clean
@@ -9,10 +10,10 @@ report: .venv/installed
 	$(BIN)/gradgauge report --preset $(PRESET)
 
 test: .venv/tested
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python $(PYTEST) -m "not slow"
 
 test-all: .venv/tested
-	$(BIN)/python -m pytest -q
+	$(BIN)/python $(PYTEST)
 
 lint: .venv/tested
 	$(BIN)/python -m pip install -q --group lint
