@@ -47,6 +47,7 @@ class BudgetCell:
     exact_iterations: int = 1000
     patience: int = 5000
     reference_seconds: float = 5.0
+    device: str = "cpu"
 
 
 def cells(settings: Settings) -> list[Cell]:
@@ -85,7 +86,7 @@ def measure(cell: BudgetCell) -> Rows:
     """
     problem = build(cell.problem, strength=cell.strength, learning_rate=cell.inner_lr)
     optimizer = make_optimizer(cell.inner_optimizer, problem, cell.inner_lr)
-    theta, data = problem.draw(cell.tasks, cell.seed)
+    theta, data = problem.draw(cell.tasks, cell.seed, cell.device)
     exact = affordable(problem, theta, data, max(cell.steps), cell.reference_seconds)
     size = tasks_that_fit(problem, theta, data, copies=4 * len(cell.steps))
 
@@ -121,7 +122,7 @@ def _measured(cell: BudgetCell, loop: Loop, exact: Precision, first_task: int) -
 def _ends(
     cell: BudgetCell, loop: Loop, run: Trajectory, arithmetic: Precision, spectrum: Spectrum, first_task: int
 ) -> Ends:
-    steps = torch.as_tensor(cell.steps)
+    steps = torch.as_tensor(cell.steps, device=run.theta.device)
     return Ends(
         steps=cell.steps,
         common={

@@ -6,7 +6,7 @@ anything counting; then bytes and operations, each in a run of its own. What it 
 row of every task. The accuracy is a task's own, against both references.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields, replace
 from functools import partial
 from itertools import product
@@ -22,6 +22,7 @@ from analyses.grid_rows import Ends, judged
 from analyses.settings import Settings
 from diagnostics.arithmetic.precision import precision
 from diagnostics.certified import affordable, certified_stationary, certified_unrolled
+from diagnostics.cost.cuda_bytes import cuda_bytes
 from diagnostics.cost.flops import flops
 from diagnostics.cost.live_bytes import live_bytes
 from diagnostics.cost.process_bytes import process_bytes
@@ -80,16 +81,22 @@ def measure(cell: CostCell) -> Rows:
     calls = {key: setting.call(*key) for key in wanted}
     found = {key: call() for key, call in calls.items()}  # for the numbers, and to warm up
     costs: dict[tuple[Way, int], Costs] = {key: dict.fromkeys(COSTS) for key in product(compared, cell.steps)}
-    for key, seconds in in_turns(calls, cell.repeats, warm_up=0).items():
+    for key, seconds in in_turns(calls, cell.repeats, warm_up=0, device=cell.device).items():
         costs[key] |= {"seconds": seconds.median, "seconds_low": seconds.low, "seconds_high": seconds.high}
+    in_processes = cell.processes and setting.loop.theta.device.type == "cpu"  # of a GPU's memory it would not tell
     for key, call in calls.items():
         costs[key] |= {
-            "peak_bytes": live_bytes(call).peak,
+            "peak_bytes": peak_bytes(call, torch.device(cell.device)),
             "saved_bytes": saved_bytes(call, setting.given),
             "flops": flops(call),
-            "process_bytes": process_bytes(partial(in_a_fresh_process, cell, *key)) if cell.processes else None,
+            "process_bytes": process_bytes(partial(in_a_fresh_process, cell, *key)) if in_processes else None,
         }
     return [*_loop_rows(cell, setting, costs), *_gradient_rows(cell, setting, compared, found, costs)]
+
+
+def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
+    """The most bytes alive at once: of tensors, or on a GPU what its allocator has given out, in its blocks."""
+    return cuda_bytes(call, device) if device.type == "cuda" else live_bytes(call).peak
 
 
 def in_a_fresh_process(cell: CostCell, way: Way, steps: int) -> Any:
@@ -148,7 +155,7 @@ def _stacked(loop: Trajectory, gradients: list[MetaGradient | None]) -> Sweep:
 def _ends(cell: CostCell, setting: Setting) -> Ends:
     """What is known where the loops end, and the references."""
     problem, loop = setting.problem, setting.loop
-    theta, data = problem.draw(cell.tasks, cell.seed)
+    theta, data = problem.draw(cell.tasks, cell.seed, cell.device)
     exact = affordable(problem, theta, data, max(cell.steps), cell.reference_seconds)
     exact_loop = in_arithmetic(problem, loop, FLOAT64)
     unrolled = certified_unrolled(problem, loop, cell.steps, exact, setting.arithmetic)
@@ -157,7 +164,7 @@ def _ends(cell: CostCell, setting: Setting) -> Ends:
         references["stationary"] = certified_stationary(
             problem, loop, unrolled.sweep, cell.patience, exact, setting.arithmetic
         )
-    steps = torch.as_tensor(cell.steps)
+    steps = torch.as_tensor(cell.steps, device=loop.theta.device)
     return Ends(
         steps=cell.steps,
         common=_common(cell, setting),

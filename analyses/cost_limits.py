@@ -40,10 +40,10 @@ def too_large(cell: CostCell, compared: list[Way]) -> set[tuple[Way, int]]:
     """The ways and numbers of steps that are not to be tried; those of other solver iterations by the most of them."""
     most, small = most_bytes(cell), Setting.of(cell, tasks=1, steps=3)
     known: dict[str, Estimate] = {}
-    loop_step = seconds_of(small.call(Way(LOOP), 3)) / 3
+    loop_step = seconds_of(small.call(Way(LOOP), 3), cell.device) / 3
     for way in sorted(compared, key=lambda way: -(way.iterations or 0)):
         if way.estimator not in known:
-            known[way.estimator] = estimate(small, way, loop_step)
+            known[way.estimator] = estimate(small, way, loop_step, cell.device)
     return {
         (way, steps)
         for way in compared
@@ -53,8 +53,8 @@ def too_large(cell: CostCell, compared: list[Way]) -> set[tuple[Way, int]]:
     }
 
 
-def estimate(small: Setting, way: Way, loop_step: float = 0.0) -> Estimate:
+def estimate(small: Setting, way: Way, loop_step: float = 0.0, device: str = "cpu") -> Estimate:
     """Measure a way on one task; `small` has a loop of three steps."""
     two, three = (live_bytes(small.call(way, steps)).peak for steps in (2, 3))
-    second, third = (seconds_of(small.call(way, steps)) for steps in (2, 3))
+    second, third = (seconds_of(small.call(way, steps), device) for steps in (2, 3))
     return Estimate(two, three, second, third, loop_step)

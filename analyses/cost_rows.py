@@ -7,6 +7,7 @@ from functools import partial
 import torch
 
 from diagnostics.arithmetic.precision import Precision, enter_rows, precision
+from diagnostics.cost.cuda_bytes import free_cuda_bytes
 from diagnostics.cost.loop import kept_states
 from diagnostics.cost.process_bytes import free_bytes
 from diagnostics.estimators.checkpointed import Checkpointed, Checkpoints
@@ -42,6 +43,7 @@ class CostCell:
     processes: bool = False
     longest_seconds: float = 600.0
     largest_bytes: int = 0
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Setting:
         """Draw the tasks and run the loop. Raises `ValueError` for names and numbers that mean nothing."""
         problem = build(cell.problem, strength=cell.strength, learning_rate=cell.inner_lr)
         arithmetic = precision(cell.precision)
-        theta, data = problem.draw(tasks, cell.seed)
+        theta, data = problem.draw(tasks, cell.seed, cell.device)
         # Rows of their own: expanded ones would have the bytes of one task, which a program does not.
         theta, data = arithmetic.enter(theta.clone()), enter_rows(arithmetic, data)
         with recording("off"), arithmetic.running():
@@ -133,6 +135,7 @@ def ways(cell: CostCell, problem: Problem) -> list[Way]:
 
 
 def most_bytes(cell: CostCell) -> float:
-    """The bytes that one gradient may take: as set, or most of what is free."""
-    free = free_bytes()
+    """The bytes that one gradient may take: as set, or most of what is free on its device."""
+    device = torch.device(cell.device)
+    free = free_cuda_bytes(device) if device.type == "cuda" else free_bytes()
     return cell.largest_bytes or (SPARE * free if free is not None else float("inf"))

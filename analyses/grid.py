@@ -77,7 +77,7 @@ def measure(cell: GridCell) -> Rows:
     """The rows of the grid, without the column `analysis`. Raises `ValueError` for settings that mean nothing."""
     problem = build(cell.problem, strength=cell.strength, learning_rate=cell.inner_lr)
     arithmetic = precision(cell.precision)
-    theta, data = problem.draw(cell.tasks, cell.seed)
+    theta, data = problem.draw(cell.tasks, cell.seed, cell.device)
     exact = affordable(problem, theta, data, max(cell.steps), cell.reference_seconds)
     theta, data = arithmetic.enter(theta), enter_rows(arithmetic, data)
     size = cell.chunk or tasks_that_fit(problem, theta, data, copies=max(*cell.steps, len(cell.steps)))
@@ -116,7 +116,7 @@ def _ends(
     exact: Precision,
     first_task: int,
 ) -> Ends:
-    steps = torch.as_tensor(cell.steps)
+    steps = torch.as_tensor(cell.steps, device=loop.theta.device)
     unrolled = certified_unrolled(problem, loop, cell.steps, exact, arithmetic)
     references = {"unrolled": unrolled}
     if problem.has_implicit_gradient:

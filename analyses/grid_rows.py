@@ -39,6 +39,7 @@ class GridCell:
     dense_below: int = 256
     chunk: int = 0
     reference_seconds: float = 0.0
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ class RoundingCell:
     patience: int = 5000
     reference_seconds: float = 120.0
     traced: tuple[str, ...] = ()
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def measure(cell: RoundingCell) -> Rows:
     """
     problem = build(cell.problem, strength=cell.strength, learning_rate=cell.inner_lr)
     optimizer = make_optimizer(cell.inner_optimizer, problem, cell.inner_lr)
-    theta, data = problem.draw(cell.tasks, cell.seed)
+    theta, data = problem.draw(cell.tasks, cell.seed, cell.device)
     exact = affordable(problem, theta, data, max(cell.steps), cell.reference_seconds)
     size = tasks_that_fit(problem, theta, data, copies=4 * len(cell.steps))
 
@@ -227,7 +228,7 @@ def _carried_back(scaled: Rescaled, sweep: Sweep, arithmetic: Precision) -> Swee
 
 def _ends(cell: RoundingCell, loop: Loop, run: Trajectory, first_task: int) -> Ends:
     """What is the same in every arithmetic."""
-    run64 = in_arithmetic(loop.problem, run, FLOAT64)
+    run64, device = in_arithmetic(loop.problem, run, FLOAT64), run.theta.device
     return Ends(
         steps=cell.steps,
         common={
@@ -242,15 +243,15 @@ def _ends(cell: RoundingCell, loop: Loop, run: Trajectory, first_task: int) -> E
         },
         first_task=first_task,
         spectrum=spectrum_at_ends(loop.problem, run64, cell.steps, iterations=60, dense_below=256),
-        stationarity=run64.stationarity[torch.as_tensor(cell.steps)],
-        stopped_at=torch.full((len(cell.steps), len(loop.theta)), -1),
+        stationarity=run64.stationarity[torch.as_tensor(cell.steps, device=device)],
+        stopped_at=torch.full((len(cell.steps), len(loop.theta)), -1, device=device),
         references={},
     )
 
 
 def _in_arithmetic(ends: Ends, run: Trajectory, arithmetic: Precision) -> Ends:
     """The ends of the loop that was run in an arithmetic."""
-    steps = torch.as_tensor(ends.steps)
+    steps = torch.as_tensor(ends.steps, device=run.theta.device)
     return replace(
         ends,
         common=ends.common | {"precision": arithmetic.name},

@@ -37,7 +37,9 @@ def lanczos(matvec: MatVec, like: Tensor, iterations: int = 60, seed: int = 0) -
     rows, size = like.shape
     whole_number("Lanczos iterations", iterations, 1)
     budget = min(iterations, size)
-    start = normal(seed, 0, size).to(like).expand(rows, -1)  # one start for every task: a task's result is its own
+    # One start for every task: a task's result is its own. All are sent at once, since an accelerator waits for each.
+    starts = torch.stack([normal(seed, step, size) for step in range(budget)]).to(like)
+    start = starts[0].expand(rows, -1)
     basis = torch.empty(rows, budget, size, dtype=like.dtype, device=like.device)
     basis[:, 0] = start / row_norms(start).unsqueeze(-1)
     diagonal, beside = [], []
@@ -53,7 +55,7 @@ def lanczos(matvec: MatVec, like: Tensor, iterations: int = 60, seed: int = 0) -
             # An invariant subspace has been found where the norm is rounding error; any vector then goes on, uncoupled.
             scale = torch.stack(diagonal).abs().amax(0) + torch.stack(beside).amax(0)
             found = norm <= 100 * torch.finfo(like.dtype).eps * scale
-            fresh = normal(seed, step + 1, size).to(like).expand(rows, -1)
+            fresh = starts[step + 1].expand(rows, -1)
             for _ in range(2):
                 fresh = fresh - ((span @ fresh.unsqueeze(-1)).mT @ span).squeeze(1)
             beside[-1] = torch.where(found, 0.0, norm)

@@ -19,7 +19,7 @@ models of how roundings add up, not theorems; factors like the root of the dimen
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ from diagnostics.one_step import take_step
 from diagnostics.outcome import Outcome
 from diagnostics.problem import Problem
 from diagnostics.rows import row_norms
+from diagnostics.solvers import known_none
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,10 @@ def growth(
     start = normal(seed, 0, loop.states.shape[-1]).to(loop.states).expand(loop.states.shape[1:])
     found = _iterate(problem, loop, _unit(start)[0])
     for _ in range(iterations - 1):
-        if not bool((found.gain > tolerance).any()):
+        growing = found.gain > tolerance
+        if known_none(growing):
             break
-        found = _iterate(problem, loop, found.following)
+        found = found.until(_iterate(problem, loop, found.following), growing.any())
     gone = found.along[-1] == -torch.inf
     # |P'P v - |Pv|^2 v| / |Pv|^2, the residual of the eigenpair (|Pv|^2, v) of P'P.
     residual = row_norms(found.gain.exp().unsqueeze(-1) * found.following - found.direction)
@@ -85,6 +87,12 @@ class _Iteration:
     along: Tensor
     following: Tensor
     gain: Tensor
+
+    def until(self, later: "_Iteration", going: Tensor) -> "_Iteration":
+        """The later iteration where `going ()`, else this one."""
+        return _Iteration(
+            **{f.name: torch.where(going, getattr(later, f.name), getattr(self, f.name)) for f in fields(self)}
+        )
 
 
 def _iterate(problem: Problem, loop: Trajectory, direction: Tensor) -> _Iteration:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from diagnostics import outcome
+from diagnostics.arithmetic.extended import Extended
 from diagnostics.arithmetic.precision import arithmetic_of
 from diagnostics.checks import whole_number
 from diagnostics.outcome import Outcome
@@ -169,7 +170,7 @@ class Trajectory:
 
         For whatever looks only at where a loop ended: each row is the end of a loop whose path is left out.
         """
-        chosen = torch.as_tensor(list(steps))
+        chosen = torch.as_tensor(list(steps), device=self.theta.device)
         return replace(
             self,
             theta=self.theta.repeat(len(steps), 1),
@@ -241,7 +242,7 @@ def _the_same(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors are one, or, where they have no memory of their own, hold the same numbers."""
     if a is b:
         return True
-    if type(a) is not Tensor:
+    if isinstance(a, Extended):
         return torch.equal(a, b)
     return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
 
@@ -268,7 +269,7 @@ def run_inner(
     goes on as infinities and NaN, without touching the others, and says so in the outcome. With `keep`, only the states
     after so many steps are kept, and the trajectory counts these: with `(steps,)` its memory does not grow with the
     steps. Raises `ValueError` for steps that are not a whole number >= 0, for states to keep beyond them, and for data
-    or theta that are not finite, of mixed arithmetics, or of another number of tasks.
+    or theta that are not finite, of mixed arithmetics or devices, or of another number of tasks.
     """
     _check_inputs(problem, theta, data, steps)
     kept = frozenset(range(steps + 1) if keep is None else keep)
@@ -292,7 +293,8 @@ def run_inner(
 
 def _check_inputs(problem: Problem, theta: Tensor, data: Data, steps: int) -> None:
     whole_number("inner steps", steps, 0)
-    for name, x in {"theta": theta, **{f"data[{key!r}]": x for key, x in data.items()}}.items():
+    named = {"theta": theta, **{f"data[{key!r}]": x for key, x in data.items()}}
+    for name, x in named.items():
         if len(x) != len(theta):
             raise ValueError(
                 f"problem {problem.name!r}: expected {len(theta)} tasks as in theta, found {len(x)} in {name}"
@@ -302,8 +304,14 @@ def _check_inputs(problem: Problem, theta: Tensor, data: Data, steps: int) -> No
                 f"problem {problem.name!r}: expected one arithmetic, "
                 f"found theta in {arithmetic_of(theta)} and {name} in {arithmetic_of(x)}"
             )
-        if not x.isfinite().all():
-            row = int((~x.isfinite()).reshape(len(x), -1).any(1).nonzero()[0])
+        if x.device != theta.device:
             raise ValueError(
-                f"problem {problem.name!r}: expected finite numbers, found {name} with NaN or infinity in task {row}"
+                f"problem {problem.name!r}: expected one device, found theta on {theta.device} and {name} on {x.device}"
             )
+    finite = torch.stack([x.isfinite().all() for x in named.values()])
+    if not bool(finite.all()):  # one question for all of them, since an accelerator's answer is waited for
+        name, x = list(named.items())[finite.tolist().index(False)]
+        row = int((~x.isfinite()).reshape(len(x), -1).any(1).nonzero()[0])
+        raise ValueError(
+            f"problem {problem.name!r}: expected finite numbers, found {name} with NaN or infinity in task {row}"
+        )

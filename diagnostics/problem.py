@@ -45,7 +45,9 @@ class Problem:
     with. `init(seed) -> (P,)` and `sample(tasks, seed) -> data` draw in float64, and a larger sample begins with the
     smaller one. `start(theta, data) -> (B, N)` is where the inner loop begins. `minimizer(theta, data) -> (B, N)`,
     where known, is the exact minimiser of the inner loss; `constants(data)`, where known, says how convex the problem
-    is; `inputs`, where stated, says how the data can be rescaled.
+    is; `inputs`, where stated, says how the data can be rescaled; `scores(w, theta, data) -> (B, n, C)`, for
+    classification, are those of n query examples for C classes, of which `data["query_labels"] (B, n)` are the right
+    ones.
     """
 
     name: str
@@ -59,17 +61,22 @@ class Problem:
     minimizer: Callable[[Tensor, Data], Tensor] | None = None
     constants: Callable[[Data], ConvexConstants] | None = None
     inputs: Inputs | None = None
+    scores: Loss | None = None
 
     @property
     def has_implicit_gradient(self) -> bool:
         """Whether the minimiser can depend on theta: with a proximal term of strength 0 it does not."""
         return self.strength is None or self.strength > 0
 
-    def draw(self, tasks: int, seed: int) -> tuple[Tensor, Data]:
-        """`theta (tasks, P)`, one copy a task, and the data of `tasks` tasks; `ValueError` for counts that are none."""
+    def draw(self, tasks: int, seed: int, device: str | torch.device = "cpu") -> tuple[Tensor, Data]:
+        """`theta (tasks, P)`, one copy a task, and the data of `tasks` tasks; `ValueError` for counts that are none.
+
+        The numbers are the same on every device: they are drawn on the CPU, and moved.
+        """
         whole_number("tasks", tasks, 1)
         whole_number("seed", seed, 0)
-        return self.init(seed).expand(tasks, -1), self.sample(tasks, seed)
+        data = {key: value.to(device) for key, value in self.sample(tasks, seed).items()}
+        return self.init(seed).to(device).expand(tasks, -1), data
 
     @staticmethod
     def from_task_losses(

@@ -149,12 +149,18 @@ def power_of_two(norm: Tensor) -> Tensor:
     return torch.ldexp(torch.ones_like(norm), exponent - 1)
 
 
-def all_ended(frozen: Tensor, count: int) -> bool:
-    """Whether every row is frozen, so that iteration `count` would change nothing.
+def known_none(rows: Tensor) -> bool:
+    """Whether it is known that no row `(B,)` is true.
 
-    The answer of an accelerator is waited for, which empties its queue: there it is asked for every 8th iteration.
+    The answer of an accelerator would have to be waited for, which empties its queue: it is not asked, and what follows
+    is done for rows that it may not concern. So it must be something that leaves those as they are.
     """
-    return (frozen.device.type == "cpu" or count % 8 == 1) and bool(frozen.all())
+    return rows.device.type == "cpu" and not bool(rows.any())
+
+
+def all_ended(frozen: Tensor) -> bool:
+    """Whether it is known that every row is frozen, so that an iteration would change nothing."""
+    return known_none(~frozen)
 
 
 def check_budget(name: str, iterations: int, keep: Sequence[int], **tolerances: float) -> None:

@@ -1,4 +1,4 @@
-"""The peak of a GPU's memory during a call, as torch's allocator counts it."""
+"""A GPU's memory, as torch's allocator counts it: the peak during a call, and what is free."""
 
 from collections.abc import Callable
 
@@ -21,3 +21,9 @@ def cuda_bytes(call: Callable[[], object], device: torch.device) -> int:
     peak = torch.cuda.max_memory_allocated(device) - before
     del result
     return peak
+
+
+def free_cuda_bytes(device: torch.device) -> int:
+    """The bytes of the GPU that this process could still take, those included that its allocator keeps for later."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -37,12 +37,17 @@ class Seconds:
         return Seconds(median(ordered), ordered[rank], ordered[-1 - rank])
 
 
-def in_turns(calls: Mapping[Name, Callable[[], object]], repeats: int, warm_up: int = 1) -> dict[Name, Seconds]:
+def in_turns(
+    calls: Mapping[Name, Callable[[], object]],
+    repeats: int,
+    warm_up: int = 1,
+    device: str | torch.device | None = None,
+) -> dict[Name, Seconds]:
     """Wall times of the calls: `repeats` rounds in which each is made once, after `warm_up` rounds that do not count.
 
     Each round begins with another call, so that none always follows the same one's caches. A call's result is dropped
-    after its clock has stopped. The garbage collector waits meanwhile, and a GPU that is in use is waited for before
-    and after. Raises `ValueError` for repeats below 1.
+    after its clock has stopped. The garbage collector waits meanwhile. A GPU is waited for before and after: the
+    `device`, or else the current one where it is in use. Raises `ValueError` for repeats below 1.
     """
     whole_number("repeats", repeats, 1)
     whole_number("warm-up rounds", warm_up, 0)
@@ -51,19 +56,19 @@ def in_turns(calls: Mapping[Name, Callable[[], object]], repeats: int, warm_up: 
     for turn in range(-warm_up, repeats):
         first = turn * max(1, len(names) // repeats) % max(1, len(names))
         for name in names[first:] + names[:first]:
-            taken = seconds_of(calls[name])
+            taken = seconds_of(calls[name], device)
             if turn >= 0:
                 times[name].append(taken)
     return {name: Seconds.of(found) for name, found in times.items()}
 
 
-def seconds_of(call: Callable[[], object]) -> float:
-    """The wall time of one call."""
+def seconds_of(call: Callable[[], object], device: str | torch.device | None = None) -> float:
+    """The wall time of one call, with that of the work that it leaves to the GPU `device` of `in_turns`."""
     with _garbage_left_alone():
-        _wait_for_gpu()
+        _wait_for_gpu(device)
         begun = time.perf_counter()
         result = call()
-        _wait_for_gpu()
+        _wait_for_gpu(device)
         taken = time.perf_counter() - begun
     del result
     return taken
@@ -81,6 +86,9 @@ def _garbage_left_alone() -> Iterator[None]:
             gc.enable()
 
 
-def _wait_for_gpu() -> None:
-    if torch.cuda.is_initialized():  # asking a GPU that nobody uses would start it
-        torch.cuda.synchronize()
+def _wait_for_gpu(device: str | torch.device | None) -> None:
+    if device is None:
+        if torch.cuda.is_initialized():  # asking a GPU that nobody uses would start it
+            torch.cuda.synchronize()
+    elif torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)

@@ -43,7 +43,7 @@ class Checkpoints:
     @staticmethod
     def of(trajectory: Trajectory) -> "Checkpoints":
         """Those of a whole trajectory; the other states are not looked at."""
-        at = torch.as_tensor(checkpoints(trajectory.steps))
+        at = torch.as_tensor(checkpoints(trajectory.steps), device=trajectory.theta.device)
         return Checkpoints(
             replace(trajectory, states=trajectory.states[at], gradient_norms=trajectory.gradient_norms[at]),
             trajectory.steps,

@@ -24,7 +24,7 @@ from diagnostics.meta_gradient import MetaGradient, estimators, meta_gradient, o
 from diagnostics.outcome import Outcome
 from diagnostics.problem import Problem
 from diagnostics.rows import row_norms
-from diagnostics.solvers import LinearSolution, MatVec
+from diagnostics.solvers import LinearSolution, MatVec, known_none
 
 SMALL = 1e-5  # the released test is r'r < 1e-10
 
@@ -79,7 +79,7 @@ class ReleasedIMAML:
         found = ConjugateGradients(self.iterations, absolute_tolerance=SMALL, past_negative_curvature=True)
         long = found.path(matvec, b)[-1]
         ended = row_norms(b) <= SMALL  # before the first iteration, which the released code makes all the same
-        if not bool(ended.any()):
+        if known_none(ended):
             return long
         short = ConjugateGradients(1, past_negative_curvature=True).path(matvec, b)[-1]
         met = torch.where(short.outcome == Outcome.UNFINISHED.code, Outcome.OK.code, short.outcome)

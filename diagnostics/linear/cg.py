@@ -29,6 +29,7 @@ from diagnostics.solvers import (
     System,
     all_ended,
     check_budget,
+    known_none,
     posed,
     power_of_two,
     require_symmetric,
@@ -107,7 +108,7 @@ def iterated(
     if 0 in wanted:
         kept[0] = solution(0)
     for count in range(1, iterations + 1):
-        if not all_ended(frozen, count):
+        if not all_ended(frozen):
             hp, live = system.product(p), ~frozen
             php = (p * hp).sum(-1)
             ahead = php <= 0
@@ -130,7 +131,7 @@ def iterated(
             beta = (rz / rz_before if scale is None else rz / rz_before * scale).unsqueeze(-1)
             frozen = frozen | ~(r_norm * unit.squeeze(-1) > system.done)
             p = torch.addcmul(z, beta, p)
-            if any_ended(frozen):
+            if not known_none(frozen):
                 p = torch.where(frozen.unsqueeze(-1), 0.0, p)
         if count in wanted:
             kept[count] = solution(count)
@@ -177,18 +178,10 @@ def told(steps: list[Step], like: Tensor) -> tuple[Tensor, Tensor]:
 def change_of_unit(norm: Tensor, middle: float) -> Tensor | None:
     """Powers of two `(B,)` that bring the norms which have left `1/middle .. middle` back to 1; None where all are 1.
 
-    What a row is divided by depends on that row alone, and changes no digit. An accelerator is not asked whether all
-    are 1.
+    What a row is divided by depends on that row alone, and changes no digit.
     """
-    inside = (norm > 1 / middle) & (norm < middle)
-    if norm.device.type == "cpu" and bool(inside.all()):
-        return None
-    return torch.where(inside, 1.0, power_of_two(norm))
-
-
-def any_ended(frozen: Tensor) -> bool:
-    """Whether some row is frozen, or may be: an accelerator is not asked."""
-    return frozen.device.type != "cpu" or bool(frozen.any())
+    outside = ~((norm > 1 / middle) & (norm < middle))
+    return None if known_none(outside) else torch.where(outside, power_of_two(norm), 1.0)
 
 
 def plain_norms(x: Tensor) -> Tensor:

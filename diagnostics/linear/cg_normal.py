@@ -90,7 +90,7 @@ class NormalConjugateGradients:
         if 0 in wanted:
             kept[0] = solution(0)
         for count in range(1, self.iterations + 1):
-            if not all_ended(frozen, count):
+            if not all_ended(frozen):
                 q, spent = product(p), spent + 2 * (~frozen).long()
                 q_norm = row_norms(q)
                 flat = q_norm == 0

@@ -83,7 +83,7 @@ class GeneralisedMinimalResidual:
         if 0 in wanted:
             kept[0] = solution(0)
         for count in range(1, self.iterations + 1):
-            if not all_ended(frozen, count):
+            if not all_ended(frozen):
                 hv, spent = system.product(basis[:, -1]), spent + (~frozen).long()
                 h_norm = torch.where(frozen, h_norm, torch.maximum(h_norm, row_norms(hv)))
                 nothing = ROUNDING_FLOOR * system.eps * h_norm

@@ -35,6 +35,7 @@ from diagnostics.solvers import (
     MatVec,
     all_ended,
     check_budget,
+    known_none,
     posed,
     require_symmetric,
     solvers,
@@ -94,7 +95,7 @@ class MinimalResidual:
         if 0 in wanted:
             kept[0] = solution(0)
         for count in range(1, self.iterations + 1):
-            if not all_ended(frozen, count):
+            if not all_ended(frozen):
                 # Lanczos: the next column of the tridiagonal matrix, and the next v, times its length.
                 hv, spent = product(v), spent + (~frozen).long()
                 h_norm = torch.where(frozen, h_norm, torch.maximum(h_norm, row_norms(hv)))
@@ -131,7 +132,7 @@ class MinimalResidual:
 
                 ended = ~frozen & ~(residual > done)
                 frozen = frozen | ended
-                if bool(ended.any()):  # start again where that helps
+                if not known_none(ended):  # start again where that helps; on an accelerator, look each time
                     rest = b - product(x)
                     spent = spent + ended.long()
                     fresh = row_norms(rest)

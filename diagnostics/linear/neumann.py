@@ -93,7 +93,7 @@ class Neumann:
         if 0 in wanted:
             kept[0] = solution(0)
         for count in range(1, self.iterations + 1):
-            if not all_ended(frozen, count):
+            if not all_ended(frozen):
                 ht, spent = product(t), spent + (~frozen).long()
                 ht_norm = row_norms(ht)
                 h_norm = torch.where(frozen, h_norm, torch.maximum(h_norm, ht_norm / row_norms(t)))

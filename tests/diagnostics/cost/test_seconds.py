@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+import torch
 
 from diagnostics.cost import seconds
 from diagnostics.cost.seconds import Seconds, in_turns, seconds_of
@@ -106,6 +107,41 @@ def test_the_garbage_collector_is_back_after_a_failure(collector: None) -> None:
 
 def test_it_is_the_time_of_the_wall() -> None:
     assert 0.02 <= seconds_of(lambda: time.sleep(0.02)) < 10.0  # a sleep may be late, on a busy machine very late
+
+
+@pytest.fixture
+def gpu(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """A GPU that needs 5 s after each call, if it is waited for; which ones were."""
+    waited: list[object] = []
+
+    def wait(device: object = None) -> None:
+        waited.append(device)
+        clock.passes(5.0)
+
+    monkeypatch.setattr(torch.cuda, "synchronize", wait)
+    return waited
+
+
+def test_the_device_is_waited_for_before_and_after_each_call(clock: Clock, gpu: list[object]) -> None:
+    found = in_turns({"one": lambda: clock.passes(1.0)}, repeats=2, warm_up=0, device="cuda:1")
+    assert found["one"].median == 6.0  # the wait after it is the call's, the one before is not
+    assert gpu == ["cuda:1"] * 4
+
+
+def test_nothing_is_waited_for_on_the_cpu_or_where_no_gpu_is_in_use(
+    clock: Clock, gpu: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    assert seconds_of(lambda: clock.passes(1.0), "cpu") == 1.0 and gpu == []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    assert seconds_of(lambda: clock.passes(1.0)) == 1.0 and gpu == []
+
+
+def test_the_current_gpu_is_waited_for_where_it_is_in_use(
+    clock: Clock, gpu: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    assert seconds_of(lambda: clock.passes(1.0)) == 6.0 and gpu == [None, None]
 
 
 @pytest.mark.parametrize(("repeats", "warm_up"), [(0, 1), (-1, 1), (True, 1), (1.5, 1), (1, -1)])
