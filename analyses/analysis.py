@@ -27,6 +27,13 @@ class Cell:
         """The hash that stands for this cell in a store."""
         return fingerprint({"measurement": self.measurement, "spec": self.spec})
 
+    @property
+    def name(self) -> str:
+        """What a user knows this cell by."""
+        told = [self.spec.get(key, "none") for key in ("problem", "precision", "scaling")]
+        known = [str(value) for value in told if value != "none"]
+        return ", ".join([*known, f"seed {self.spec.get('seed')}"])
+
 
 @dataclass(frozen=True)
 class Analysis:

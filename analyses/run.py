@@ -1,36 +1,26 @@
-"""A run: the cells of its analyses measured and kept, then its tables and its manifest written into a folder.
+"""A run: the cells of its analyses measured and kept; `analyses/folder.py` writes what comes of them.
 
 `measure_all` may be stopped at any moment and called again; it does what is missing.
 """
 
-import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from analyses import manifest
-from analyses.analysis import Cell, analyses, measurements
+from analyses import killed, manifest
+from analyses.analysis import Cell, Rows, analyses
+from analyses.engine import Engine, Failed, Inline, Killed, Measured
+from analyses.folder import make_writable
+from analyses.limits import refusals
+from analyses.lock import locked
 from analyses.settings import Settings, as_json, differences, fingerprint
 from analyses.store import Store
-from analyses.table import in_kind, tidy
-from diagnostics.files import write_whole
-from diagnostics.recording import recording
+from analyses.unfinished import keeping
 
 
 class OtherRun(ValueError):
     """A folder that holds a run of other settings."""
-
-
-@dataclass(frozen=True)
-class Failed:
-    """A cell that could not be measured, and why, in one line."""
-
-    cell: Cell
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -70,7 +60,7 @@ def open_run(folder: Path, settings: Settings) -> Store:
             f"{folder}: expected to complete a run of these settings, found one of others ({named}{more}); "
             "choose another --out"
         )
-    _make_writable(folder)
+    make_writable(folder)
     store.begin(wanted)
     return store
 
@@ -80,60 +70,57 @@ def cells_of(settings: Settings) -> list[Cell]:
     return list({cell.key: cell for name in settings.analyses for cell in analyses[name].cells(settings)}.values())
 
 
-def measure_all(settings: Settings, store: Store, report: Callable[[Progress], None]) -> list[Failed]:
-    """Measure what is missing, keeping each cell as it is done; the cells that failed."""
-    cells, finished = cells_of(settings), store.keys()
-    missing = [cell for cell in cells if cell.key not in finished]
-    failed = []
-    for done, cell in enumerate(missing, start=len(cells) - len(missing) + 1):
-        begun = time.perf_counter()
-        try:
-            with recording("compile" if settings.compiled else "auto"):
-                rows = measurements[cell.measurement](cell.spec)
-        except Exception as error:  # one cell's failure must not end the others; it is reported, and tried again
-            failed.append(Failed(cell, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"))
-        else:
-            store.put(cell, rows, time.perf_counter() - begun)
-        report(Progress(done, len(cells), cell, time.perf_counter() - begun))
+def missing(settings: Settings, finished: Set[str], *, retry_killed: bool = False) -> list[Cell]:
+    """The cells that a store with these keys lacks; those that were given up among them where they are retried."""
+    given_up = frozenset() if retry_killed else finished
+    return [
+        cell for cell in cells_of(settings) if cell.key not in finished and killed.epitaph(cell).key not in given_up
+    ]
+
+
+def given_up(settings: Settings, finished: Set[str]) -> list[Cell]:
+    """The cells that a store with these keys has as given up."""
+    lacking = [cell for cell in cells_of(settings) if cell.key not in finished]
+    return [cell for cell in lacking if killed.epitaph(cell).key in finished]
+
+
+def measure_all(
+    settings: Settings,
+    store: Store,
+    report: Callable[[Progress], None],
+    engine: Engine | None = None,
+    *,
+    retry_killed: bool = False,
+    free: int | None = None,
+) -> list[Failed]:
+    """Measure what is missing, keeping each cell as it is done; the cells that failed, to be tried again next time.
+
+    A cell that is estimated to need more than the `free` bytes is not tried; None where those are not known.
+
+    A cell that was given up since its workers died is kept as a row that says so (`analyses/killed.py`). Without an
+    engine the cells are measured here. Raises `Locked` where another driver is measuring into the same store.
+    """
+    mode = "compile" if settings.compiled else "auto"
+    failed: list[Failed] = []
+    with locked(store.path.parent), store.opened() as kept, keeping(store.path.parent):
+        cells = missing(settings, kept.keys(), retry_killed=retry_killed)
+        total = len(cells_of(settings))
+        done = total - len(cells)
+        refused = {} if free is None else refusals(cells, free)
+        tried = [cell for cell in cells if cell.key not in refused]
+        failed += [Failed(cell, refused[cell.key]) for cell in cells if cell.key in refused]
+        done += len(failed)
+        for results in (engine or Inline()).results(tried, mode):
+            kept.put_many([to_keep(result) for result in results if not isinstance(result, Failed)])
+            failed += [result for result in results if isinstance(result, Failed)]
+            for result in results:
+                done += 1
+                report(Progress(done, total, result.cell, result.seconds))
     return failed
 
 
-def tables(settings: Settings, store: Store) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Each analysis's name and table, from the cells that are finished, in the order of the settings."""
-    finished = store.keys()
-    for name in settings.analyses:
-        frames = [tidy(store.rows(cell)) for cell in analyses[name].cells(settings) if cell.key in finished]
-        if frames:
-            table = analyses[name].view(pd.concat(frames, ignore_index=True))
-            yield name, table.assign(analysis=name).reset_index(drop=True)
-
-
-def write_tables(folder: Path, named: dict[str, pd.DataFrame]) -> None:
-    """The tables as `tables/<analysis>.csv`, floats in full."""
-    for name, table in named.items():
-        write_whole(folder / "tables" / f"{name}.csv", table.to_csv(index=False).encode())
-
-
-def read_tables(folder: Path) -> dict[str, pd.DataFrame]:
-    """The tables of a run folder, as they were written."""
-    paths = sorted((folder / "tables").glob("*.csv"))
-    return {path.stem: in_kind(pd.read_csv(path)) for path in paths}
-
-
-def write_manifest(folder: Path, value: dict[str, Any]) -> None:
-    """The manifest as `manifest.json`."""
-    write_whole(folder / "manifest.json", json.dumps(value, indent=2).encode() + b"\n")
-
-
-def _make_writable(folder: Path) -> None:
-    """Create the folder and prove that it can be written; what was created is removed again where it cannot."""
-    created = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / ".probe", b"")
-        (folder / ".probe").unlink()
-    except OSError:
-        for path in created:
-            if path.is_dir():
-                path.rmdir()
-        raise
+def to_keep(result: Measured | Killed) -> tuple[Cell, Rows, float]:
+    """What a store is given for a result."""
+    if isinstance(result, Killed):
+        return killed.epitaph(result.cell), killed.rows(result.cell), result.seconds
+    return result.cell, result.rows, result.seconds

@@ -65,6 +65,12 @@ class Outcome(Enum):
         "tasks or inner steps, an estimator that keeps less (unrolled_adjoint, checkpointed, implicit), or allow more "
         "(largest_bytes, longest_seconds).",
     )
+    KILLED = (
+        "killed",
+        "It was given up, since four processes died one after the other while measuring it, most likely for want of "
+        "memory; give each worker more (fewer workers), ask for fewer tasks at a time (chunk), or try again "
+        "(--retry-killed).",
+    )
 
     def __init__(self, label: str, advice: str) -> None:
         """Give the member its short label and its advice."""

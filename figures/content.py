@@ -9,7 +9,7 @@ from analyses.summary import FEWEST, QUIET
 from figures.caution import ADVICE
 from figures.names import METHODS, problem_name
 from figures.section import Section, Verdict, in_order
-from figures.table_view import view
+from figures.table_view import measured, view
 
 HEADINGS = {
     "case": "problem",
@@ -56,13 +56,14 @@ def answers(tables: Mapping[str, pd.DataFrame]) -> list[str]:
         f"{', '.join(section.questions)} {section.name}: {problem_name(verdict.problem)}: {verdict.answer}"
         for section in in_order()
         if section.name in tables
-        for verdict in section.verdicts(tables[section.name])
+        for verdict in section.verdicts(measured(tables[section.name]))
     ]
 
 
 def _content(section: Section, table: pd.DataFrame) -> Content:
-    headings, rows = _cells(section.summary(table))
-    return Content(section, section.verdicts(table), basis(table, section.name), headings, rows, _warned(table))
+    numbers = measured(table)
+    headings, rows = _cells(section.summary(numbers))
+    return Content(section, section.verdicts(numbers), basis(numbers, section.name), headings, rows, _warned(table))
 
 
 def basis(table: pd.DataFrame, figure: str) -> str:

@@ -15,6 +15,7 @@ from figures.inline_svg import inline
 from figures.names import problem_name
 from figures.saving import rendered
 from figures.section import in_order
+from figures.table_view import measured
 
 __all__ = ["answers", "draw_all", "write_report"]
 
@@ -43,9 +44,9 @@ def write_report(out: Path, tables: Mapping[str, pd.DataFrame], manifest: Mappin
     ]
     values = {"sections": sections, "manifest": manifest, "questions": _by_question(sections)}
     summary = _environment(html=False).get_template("summary.md.jinja").render(values)
-    write_whole(out / "summary.md", summary.encode())
+    write_whole(out / "summary.md", summary.encode(errors="backslashreplace"))
     page = _environment(html=True).get_template("report.html.jinja").render(values)
-    write_whole(out / "index.html", page.encode())
+    write_whole(out / "index.html", page.encode(errors="backslashreplace"))  # a path may hold bytes that are no text
     return out / "index.html"
 
 
@@ -55,7 +56,7 @@ def draw_all(folder: Path, tables: Mapping[str, pd.DataFrame]) -> dict[str, str]
     for section in in_order():
         if section.name not in tables:
             continue
-        figure = section.draw(tables[section.name])
+        figure = section.draw(measured(tables[section.name]))
         files = {kind: rendered(figure, kind) for kind in KINDS}
         for kind, content in files.items():
             write_whole(folder / f"{section.name}.{kind}", content)

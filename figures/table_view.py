@@ -6,6 +6,7 @@ import pandas as pd
 
 ALWAYS = ("problem", "seed", "task", "inner_steps", "estimator", "precision", "outcome")
 SETTINGS = ("inner_optimizer", "inner_lr", "strength", "damping", "scaling")
+GIVEN_UP = "killed"
 FINEST_FIRST = ("extended", "float64", "float32", "float16", "float16_pure", "bfloat16", "bfloat16_pure")
 EPSILON = {
     "extended": 2.0**-104, "float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "float16_pure": 2.0**-10,
@@ -38,6 +39,11 @@ def view(frame: pd.DataFrame, columns: Sequence[str], figure: str, apart: Sequen
     # Two grids of a run may share a cell: its rows are then there twice, and must count once.
     keys = ["case", "seed", "task", "inner_steps", "method", "iterations", "precision", "target", *apart]
     return seen.drop_duplicates(keys)
+
+
+def measured(table: pd.DataFrame) -> pd.DataFrame:
+    """The table without the rows of cells that were given up, which have no estimator, no step and no number."""
+    return table[table["outcome"] != GIVEN_UP]
 
 
 def cases(frame: pd.DataFrame) -> list[str]:

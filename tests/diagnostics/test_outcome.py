@@ -27,6 +27,7 @@ def test_what_leaves_no_number_has_failed() -> None:
         Outcome.NOT_FINITE,
         Outcome.DIVERGED,
         Outcome.TOO_LARGE,
+        Outcome.KILLED,
     }
     assert not Outcome.UNRESOLVED.failed and not Outcome.UNDERFLOW.failed  # their numbers are true, and stay in view
 

@@ -1,0 +1,1 @@
+"""Measuring by workers: who does what, the link to them, and where they are."""
