@@ -9,7 +9,7 @@ from click.testing import CliRunner
 import cli
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ("README.md", "docs/arithmetic.md")
+DOCUMENTS = ("README.md", "docs/arithmetic.md", "docs/protocols.md", "docs/reproduce.md")
 TEXT = "\n".join((ROOT / name).read_text() for name in DOCUMENTS)
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 
