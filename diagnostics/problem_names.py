@@ -30,7 +30,8 @@ def parse(name: str) -> tuple[str, dict[str, str]]:
     match = re.fullmatch(r"([A-Za-z_]\w*)(?:\[([^\[\]]*)\])?", name.strip())
     pairs = [pair.partition("=") for pair in match[2].split(",")] if match and match[2] else []
     if match is None or any(not (key.strip() and equals and value.strip()) for key, equals, value in pairs):
-        raise ValueError(f"problem: expected a name or name[parameter=value,...], found {name!r}")
+        advice = "; in a path write %2C for a comma, %5B and %5D for brackets" if "/" in name else ""
+        raise ValueError(f"problem: expected a name or name[parameter=value,...], found {name!r}{advice}")
     parameters = {key.strip(): value.strip() for key, _, value in pairs}
     if len(parameters) < len(pairs):
         raise ValueError(f"problem: expected each parameter once, found one twice in {name!r}")

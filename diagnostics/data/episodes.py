@@ -27,11 +27,38 @@ _STREAMS = ("classes", "drawings", *(f"{role} {move}" for role in ("support", "q
 _CHUNK = 128  # images moved at once: bounds the memory, whatever the number of tasks, and is fastest
 
 
+class Pixels(Protocol):
+    """An array of images, or what is indexed like one and reads from disk."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(D, H, W) or (D, C, H, W)."""
+        ...
+
+    @property
+    def ndim(self) -> int:
+        """3 or 4."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype:
+        """uint8."""
+        ...
+
+    def __len__(self) -> int:
+        """D."""
+        ...
+
+    def __getitem__(self, rows: NDArray[np.int64], /) -> NDArray[np.uint8]:
+        """Those images."""
+        ...
+
+
 class ImageSet(Protocol):
     """Labelled images: what `draw` needs of a data set."""
 
     @property
-    def images(self) -> NDArray[np.uint8]:
+    def images(self) -> Pixels:
         """(D, H, W), or (D, C, H, W) in colour, 0 to 255; black is what moves in from outside."""
         ...
 
@@ -76,37 +103,55 @@ class Choice:
 
 
 def draw(
-    data: ImageSet, tasks: int, ways: int, shots: int, queries: int, seed: int, size: int = 28, jitter: Jitter = JITTER
+    data: ImageSet,
+    tasks: int,
+    ways: int,
+    shots: int,
+    queries: int,
+    seed: int,
+    size: int = 28,
+    jitter: Jitter | None = JITTER,
 ) -> dict[str, Tensor]:
     """`tasks` episodes as tensors; row b is episode b, and its rows go class by class, the classes in random order.
 
     Returns `support_images` (tasks, ways * shots, C, size, size), float64 in [0, 1], with C = 1 for
     grey images; `support_labels` (tasks, ways * shots), int64 from 0 to ways - 1; and `query_images`, `query_labels`
     with `queries` for `shots`.
-    Images are moved at their own resolution, then averaged over areas down to `size`, so nothing is aliased.
+    Images are moved at their own resolution, then averaged over areas down to `size`, so nothing is aliased; with
+    `jitter` None they are not moved.
 
     Raises ValueError for counts that are not positive whole numbers, more ways than classes, a size above that of the
     images, and arrays of other shapes or types than `ImageSet` says.
     """
-    whole_number("size", size, 1)
-    images = data.images
-    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+    _refuse_unfit(data.images, size)
+    if len(data.images) != len(data.labels):
         raise ValueError(
-            f"expected images (D, H, W) or (D, C, H, W) of uint8, found {images.dtype} of shape {images.shape}: convert"
+            f"expected a label for each of {len(data.images)} images, found {len(data.labels)}: mend the data"
         )
-    if size > min(images.shape[-2:]):
-        raise ValueError(f"expected size <= {min(images.shape[-2:])}, the side of the images; found {size}: lower it")
-    if len(images) != len(data.labels):
-        raise ValueError(f"expected a label for each of {len(images)} images, found {len(data.labels)}: mend the data")
     choice = choose(data.labels, tasks, ways, shots, queries, seed)
     episodes: dict[str, Tensor] = {}
     for role, rows in (("support", choice.support), ("query", choice.query)):
-        moves = np.stack([_uniform(seed, f"{role} {move}", rows.shape) for move in _MOVES], axis=-1)
-        moved = _moved(images, rows.reshape(-1), moves.reshape(-1, len(_MOVES)), size, jitter)
-        count, per_class = rows.shape[0], rows.shape[2]
-        episodes[f"{role}_images"] = moved.reshape(count, -1, *moved.shape[1:])
-        episodes[f"{role}_labels"] = torch.arange(rows.shape[1]).repeat_interleave(per_class).repeat(count, 1)
+        episodes[f"{role}_images"] = shown(data.images, rows, seed, role, size, jitter).flatten(1, 2)
+        episodes[f"{role}_labels"] = torch.arange(rows.shape[1]).repeat_interleave(rows.shape[2]).repeat(len(rows), 1)
     return episodes
+
+
+def shown(
+    images: Pixels,
+    rows: NDArray[np.int64],
+    seed: int,
+    role: str,
+    size: int = 28,
+    jitter: Jitter | None = JITTER,
+) -> Tensor:
+    """Those rows `(tasks, ways, n)` of the images as an episode shows them, (tasks, ways, n, C, size, size).
+
+    `role`, support or query, and the seed say how they are moved. Raises ValueError like `draw`.
+    """
+    _refuse_unfit(images, size)
+    moves = np.stack([_uniform(seed, f"{role} {move}", rows.shape) for move in _MOVES], axis=-1)
+    moved = _moved(images, rows.reshape(-1), moves.reshape(-1, len(_MOVES)), size, jitter)
+    return moved.reshape(*rows.shape, *moved.shape[1:])
 
 
 def choose(labels: NDArray[np.int64], tasks: int, ways: int, shots: int, queries: int, seed: int) -> Choice:
@@ -138,18 +183,30 @@ def choose(labels: NDArray[np.int64], tasks: int, ways: int, shots: int, queries
 
 
 def _moved(
-    images: NDArray[np.uint8], rows: NDArray[np.int64], moves: NDArray[np.float64], size: int, jitter: Jitter
+    images: Pixels, rows: NDArray[np.int64], moves: NDArray[np.float64], size: int, jitter: Jitter | None
 ) -> Tensor:
     """Those rows of the images, moved, then averaged down: (M, C, size, size); moves (M, 5) lie in [0, 1)."""
 
     def seen(chunk: slice) -> Tensor:
         some = torch.from_numpy(images[rows[chunk]]).to(torch.float64) / 255
         some = some if some.ndim == 4 else some[:, None]
+        if jitter is None:
+            return F.adaptive_avg_pool2d(some, size)
         grid = _grid(torch.from_numpy(moves[chunk]), some.shape[-2], some.shape[-1], jitter)
         moved = F.grid_sample(some, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         return F.adaptive_avg_pool2d(moved, size).clamp(0, 1)  # bilinear weights sum to 1 up to rounding
 
     return torch.cat(in_chunks(seen, len(rows), _CHUNK))
+
+
+def _refuse_unfit(images: Pixels, size: int) -> None:
+    whole_number("size", size, 1)
+    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+        raise ValueError(
+            f"expected images (D, H, W) or (D, C, H, W) of uint8, found {images.dtype} of shape {images.shape}: convert"
+        )
+    if size > min(images.shape[-2:]):
+        raise ValueError(f"expected size <= {min(images.shape[-2:])}, the side of the images; found {size}: lower it")
 
 
 def _grid(moves: Tensor, height: int, width: int, jitter: Jitter) -> Tensor:
