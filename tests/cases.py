@@ -31,7 +31,10 @@ WORST: dict[str, tuple[float, str]] = {}  # family of checks -> its worst ratio,
 SMALL: dict[str, object] = {
     "dimension": 5, "examples": 8, "shots": 3, "queries": 4, "width": 4, "ways": 3,
 }  # fmt: skip
-OVERRIDES: dict[str, dict[str, object]] = {"few_shot": {"shots": 1, "queries": 2}}
+OVERRIDES: dict[str, dict[str, object]] = {
+    "few_shot": {"shots": 1, "queries": 2},
+    "generalized_few_shot": {"base": 3, "ways": 2, "shots": 1, "queries": 1},
+}
 
 
 def small(name: str, **more: object) -> Problem:

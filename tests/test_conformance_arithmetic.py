@@ -49,8 +49,11 @@ FEW_ITERATIONS = ConjugateGradients(3)
 # Differences in the low precisions have no digit left, and say so.
 HARMLESS = {Outcome.OK, Outcome.UNRESOLVED, Outcome.UNFINISHED, Outcome.NEGATIVE_CURVATURE, Outcome.SINGULAR}
 # Convolutions that round every term take a second each, so that a network of images is smaller still, and its loop.
-SMALLER: dict[str, dict[str, object]] = {"few_shot": {"width": 2, "ways": 2, "queries": 1}}
-STEPS = {"few_shot": 1}
+SMALLER: dict[str, dict[str, object]] = {
+    "few_shot": {"width": 2, "ways": 2, "queries": 1},
+    "generalized_few_shot": {"width": 2, "base": 2, "ways": 1, "queries": 1},
+}
+STEPS = {"few_shot": 1, "generalized_few_shot": 1}
 
 
 def held(x: Tensor) -> Tensor:

@@ -23,7 +23,10 @@ from diagnostics.problem_names import build, problems
 from diagnostics.reference import FLOAT64, in_arithmetic, stationary_reference
 from tests.cases import refusal
 
-SMALL = {"few_shot": "few_shot[width=4,ways=2,queries=1]"}
+SMALL = {
+    "few_shot": "few_shot[width=4,ways=2,queries=1]",
+    "generalized_few_shot": "generalized_few_shot[width=4,base=3,ways=2,queries=1]",
+}
 
 
 class Count(TorchFunctionMode):

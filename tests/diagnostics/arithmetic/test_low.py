@@ -28,7 +28,8 @@ from tests.cases import check_ratio, gd, make_estimator, only, refusal, small, t
 
 every_format = pytest.mark.parametrize("name", FORMATS)
 TINY = {dtype: torch.finfo(dtype).tiny for dtype, _ in FORMATS.values()}
-SMOOTH = {"few_shot": {"activation": "tanh", "pool": "average", "norm": "none"}}  # no kinks for rounding to cross
+IMAGES = ("few_shot", "generalized_few_shot")
+SMOOTH = {name: {"activation": "tanh", "pool": "average", "norm": "none"} for name in IMAGES}  # no kinks to cross
 
 
 def every_number(dtype: torch.dtype, seed: int) -> Tensor:
@@ -140,7 +141,7 @@ def test_function_transforms_work_inside() -> None:
 
 def settings() -> list[object]:
     return [
-        pytest.param(problem, name, marks=[pytest.mark.slow] if problem == "few_shot" and FORMATS[name][1] else [])
+        pytest.param(problem, name, marks=[pytest.mark.slow] if problem in IMAGES and FORMATS[name][1] else [])
         for problem in problems.names()
         for name in FORMATS
     ]
@@ -181,9 +182,9 @@ def test_everything_runs_unchanged_and_near(problem_name: str, name: str) -> Non
     for key, (estimator, gradient) in found.items():
         assert gradient.value.dtype == dtype and not gradient.value.requires_grad
         truth = estimator(problem, exact).value
-        # Two steps and the ends round 3 times; sums of 10 terms (of 784 and more in few_shot) that are themselves
+        # Two steps and the ends round 3 times; sums of 10 terms (of 784 and more in images) that are themselves
         # rounded in sequence add their length, and in float32 nothing.
-        terms = 3.0 if not own else 3.0 * (784 if problem_name == "few_shot" else 10)
+        terms = 3.0 if not own else 3.0 * (784 if problem_name in IMAGES else 10)
         rate = 0.8 if key == "finite_difference" else 1.0  # its step balances rounding against the fifth derivative
         unit = torch.finfo(dtype).eps ** rate * terms * (row_norms(truth) + row_norms(by_w))
         check_ratio(
