@@ -30,8 +30,9 @@ class Cell:
     @property
     def name(self) -> str:
         """What a user knows this cell by."""
-        told = [self.spec.get(key, "none") for key in ("problem", "precision", "scaling")]
+        told = [self.spec.get(key, "none") for key in ("problem", "method", "precision", "scaling")]
         known = [str(value) for value in told if value != "none"]
+        known += [f"{self.spec['inner_steps']} inner steps"] if "inner_steps" in self.spec else []
         return ", ".join([*known, f"seed {self.spec.get('seed')}"])
 
 

@@ -1,6 +1,7 @@
 """Settings: what a run is asked to do, checked, and merged from a preset, a file and the command line in that order."""
 
 import json
+import re
 import tomllib
 from dataclasses import asdict
 from hashlib import sha256
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 from diagnostics.registry import unknown
 
@@ -33,6 +35,15 @@ Seeds = Annotated[tuple[Seed, ...], Several, AfterValidator(lambda seeds: tuple(
 Steps = Annotated[tuple[CountOrNone, ...], Several, AfterValidator(lambda counts: tuple(sorted(set(counts))))]
 Iterations = Annotated[tuple[Count, ...], Several, AfterValidator(lambda counts: tuple(sorted(set(counts))))]
 
+
+def _device(name: str) -> str:
+    if not re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", name):
+        raise PydanticCustomError("device", "expected cpu, cuda, or one of several GPUs as cuda:1")
+    return name
+
+
+Device = Annotated[str, AfterValidator(_device)]  # whether it is there is not asked here
+
 STRICT = ConfigDict(extra="forbid", strict=True)
 
 
@@ -43,7 +54,8 @@ class Grid:
 
     0 steps are allowed (the identity). `inner_lr` and `strength` replace the problem's own. `exact_iterations` bounds
     the solve to rounding, `patience` the further inner steps in search of the minimiser; `chunk` is tasks at a time,
-    0 for as many as fit.
+    0 for as many as fit. `device` is `cpu`, `cuda` or `cuda:N`, here as in the other tables: all is computed there from
+    numbers drawn on the CPU.
     """
 
     problems: Each
@@ -61,6 +73,7 @@ class Grid:
     dense_below: CountOrNone = 256
     chunk: CountOrNone = 0
     reference_seconds: Strength = 5.0
+    device: Device = "cpu"
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -86,6 +99,7 @@ class Rounding:
     patience: CountOrNone = 5000
     reference_seconds: Strength = 120.0
     traced: Some = ()
+    device: Device = "cpu"
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -115,6 +129,7 @@ class Cost:
     processes: bool = False
     longest_seconds: Positive = 600.0
     largest_bytes: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    device: Device = "cpu"
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -138,6 +153,45 @@ class Budget:
     exact_iterations: Count = 1000
     patience: CountOrNone = 5000
     reference_seconds: Strength = 5.0
+    device: Device = "cpu"
+
+
+@dataclass(frozen=True, config=STRICT)
+class Training:
+    """Training runs: every problem by every method with every number of inner steps, arithmetic, rescaling and seed.
+
+    The entries are those of `diagnostics.training.recipe.Recipe`, one or several of each: `steps` are inner steps in
+    training, `iterations` those of CG, which with `solvers` multiply the methods that use it; `tasks` make a batch.
+    """
+
+    problems: Each
+    methods: Each
+    steps: Steps
+    tasks: Count
+    seeds: Seeds
+    meta_iterations: Count
+    iterations: Iterations = (5,)
+    solvers: Each = ("cg_unchecked",)
+    precisions: Each = ("float32",)
+    scalings: Each = ("none",)
+    inner_optimizer: str = "gd"
+    inner_lr: Positive | None = None
+    strength: Strength | None = None
+    outer_optimizer: str = "adam"
+    meta_lr: Positive = 1e-3
+    schedule: str = "constant"
+    clip_norm: Strength = 0.0
+    clip_value: Strength = 0.0
+    validate_every: Count = 100
+    validation_tasks: Count = 100
+    probe_every: CountOrNone = 0
+    probe_tasks: Count = 4
+    patience: CountOrNone = 0
+    reference_seconds: Strength = 0.0
+    test_steps: Steps = (1, 3, 5, 10, 20)
+    test_tasks: Count = 600
+    chunk: CountOrNone = 0
+    device: Device = "cpu"
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -149,11 +203,12 @@ class Settings:
     roundings: Annotated[tuple[Rounding, ...], Several]
     costs: Annotated[tuple[Cost, ...], Several]
     budgets: Annotated[tuple[Budget, ...], Several]
+    trainings: tuple[Training, ...] = ()  # training takes hours, so that no preset asks for any
     compiled: bool = False
 
-    def tables(self) -> "tuple[Grid | Rounding | Cost | Budget, ...]":
+    def tables(self) -> "tuple[Grid | Rounding | Cost | Budget | Training, ...]":
         """The tables of every kind."""
-        return (*self.grids, *self.roundings, *self.costs, *self.budgets)
+        return (*self.grids, *self.roundings, *self.costs, *self.budgets, *self.trainings)
 
 
 TABLES: dict[str, tuple[str, type]] = {
@@ -161,6 +216,7 @@ TABLES: dict[str, tuple[str, type]] = {
     "rounding": ("roundings", Rounding),
     "cost": ("costs", Cost),
     "budget": ("budgets", Budget),
+    "training": ("trainings", Training),
 }
 
 
@@ -214,12 +270,14 @@ def resolve(
     """
     entries = dict(file)
     preset_has = preset_tables(preset)
-    tables = {kind: entries.pop(kind, preset_has[kind]) for kind in TABLES}
+    tables = {kind: entries.pop(kind, preset_has.get(kind)) for kind in TABLES}
     entries |= {key: value for key, value in flags.items() if value is not None}
     wanted: dict[str, Any] = {"analyses": list(analyses), "compiled": entries.pop("compiled", False)}
     fields = {kind: tuple(of.__dataclass_fields__) for kind, (_, of) in TABLES.items()}
     for kind, (name, _) in TABLES.items():
         found = tables[kind]
+        if found is None and Settings.__dataclass_fields__[name].default == ():
+            continue
         if not (isinstance(found, list) and found and all(isinstance(table, dict) for table in found)):
             raise ValueError(f"settings: expected `{kind}` to be one or more [[{kind}]] tables")
         # An entry that only another kind of table has is not for this one; one that none has is complained of.

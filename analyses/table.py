@@ -37,6 +37,16 @@ COLUMNS: dict[str, str] = {
     "min_eigenvalue": "smallest eigenvalue of the inner Hessian where the loop ended, proximal term included",
     "max_eigenvalue": "largest eigenvalue of the same",
     "growth_rate": "logarithm of what the loop multiplies a difference by, per inner step",
+    "stage": "of a training run, what the row tells: `train` and `validation` losses, a `probe` of the gradient, a "
+    "`test` of the trained, and its `end`",
+    "iteration": "outer iterations that were made when the row was measured",
+    "test_steps": "inner steps where a training run was validated or tested; `inner_steps` are those in training",
+    "outer_optimizer": "outer optimizer of a training run",
+    "outer_lr": "its largest step",
+    "elapsed": "seconds that training took so far, validation and probes apart",
+    "loss": "outer loss, of one task or the mean over them (task -1)",
+    "accuracy": "share of the queries that were classified rightly, of one task or the mean",
+    "transductive": "`yes` where queries are classified by statistics of each other too, `no` where each is by itself",
     "outcome": "what became of it; `ok`, a warning, a failure, or `prediction`",
     "outcome_step": "the inner step at which a loop diverged or a gradient underflowed",
     "seconds": "wall time of one gradient of the whole batch of `chunk` tasks, inner loop and estimator: the median of "
@@ -54,9 +64,12 @@ COLUMNS: dict[str, str] = {
 
 TEXT = (
     "analysis", "problem", "inner_optimizer", "estimator", "solver", "precision", "scaling", "target", "part",
-    "reference", "outcome",
+    "reference", "stage", "outer_optimizer", "transductive", "outcome",
 )  # fmt: skip
-WHOLE = ("task", "seed", "inner_steps", "solver_iterations", "outcome_step", "chunk", "gradient_count", "hvp_count")
+WHOLE = (
+    "task", "seed", "inner_steps", "solver_iterations", "iteration", "test_steps", "outcome_step", "chunk",
+    "gradient_count", "hvp_count",
+)  # fmt: skip
 
 
 def tidy(rows: Iterable[Mapping[str, object]]) -> pd.DataFrame:

@@ -352,7 +352,7 @@ def test_data_beyond_an_arithmetics_range_fail_in_one_line_and_spare_the_rest(tm
 def test_the_analyses_of_the_command_line_are_those_that_are_registered() -> None:
     from analyses.analysis import analyses
 
-    assert sorted(cli.ANALYSES) == sorted(analyses.names()) and len(cli.ANALYSES) == 9
+    assert sorted((*cli.ANALYSES, *cli.ALONE)) == sorted(analyses.names()) and len(cli.ANALYSES) == 9
 
 
 def test_nothing_is_warned_of_in_a_normal_run(tmp_path: Path) -> None:
