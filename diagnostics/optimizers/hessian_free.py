@@ -76,7 +76,7 @@ def _require_third_derivatives(g: Tensor) -> None:
         if "BatchNorm" in node.name() or "LayerNorm" in node.name():
             raise ValueError(
                 f"hessian_free: expected a loss with third derivatives, found torch's {node.name()}, which has them "
-                "wrong; write the norm out with means, as few_shot[norm=written] does"
+                "wrong; take diagnostics.batch_norm.batch_norm, or write the norm out with means"
             )
         ahead.extend(following for following, _ in node.next_functions)
 

@@ -24,7 +24,7 @@ def test_the_mlp_is_torchs(activation: str, act) -> None:
         check_ratio("mlp", row_norms(y[task] - truth), 2.0**-52 * 7**0.5 * (1 + row_norms(truth)))
 
 
-@pytest.mark.parametrize("norm", ["batch", "written", "none"])
+@pytest.mark.parametrize("norm", ["batch", "none"])
 @pytest.mark.parametrize(("channels", "side"), [(1, 28), (3, 32)])
 def test_the_convolutional_network_is_torchs_task_by_task(norm: str, channels: int, side: int) -> None:
     """Four blocks of conv, norm with the statistics at hand, ReLU and pool, in torch's modules, a task at a time."""
@@ -65,5 +65,5 @@ def test_what_is_not_known_is_refused() -> None:
         mlp((1, 2), "gelu")
     with pytest.raises(ValueError, match="initialisation: expected one of fan_in, torch, found 'zeros'"):
         mlp((1, 2), "tanh", "zeros")
-    with pytest.raises(ValueError, match="norm: expected one of batch, written, none, found 'layer'"):
+    with pytest.raises(ValueError, match="norm: expected one of batch, none, found 'layer'"):
         conv4(5, norm="layer")

@@ -30,8 +30,6 @@ def everything(problem: Problem, theta: Tensor, data: Data) -> dict[str, Tensor]
     found: dict[str, Tensor] = {}
     few = theta.shape[1] <= FEW
     for name in optimizers.names():
-        if name == "hessian_free" and problem.name in ("few_shot", "generalized_few_shot"):
-            problem = small(problem.name, norm="written")  # torch's own lacks third derivatives, and is refused
         loop = run_inner(problem, optimizers[name](problem.learning_rate), theta, data, 2)
         found |= {f"{name}, states": loop.states, f"{name}, norms": loop.gradient_norms}
         for estimator in estimators.names():

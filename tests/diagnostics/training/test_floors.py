@@ -36,7 +36,7 @@ def test_tasks_without_images_have_no_such_floor() -> None:
     assert nearest_neighbour(batch(build("sinusoid"), 2, 0, "test", 0)) is None
 
 
-@pytest.mark.parametrize(("norm", "expected"), [("batch", True), ("written", True), ("none", False)])
+@pytest.mark.parametrize(("norm", "expected"), [("batch", True), ("none", False)])
 def test_batch_statistics_are_noticed(norm: str, expected: bool) -> None:
     problem = build(f"few_shot[width=4,norm={norm}]")
     assert transductive(problem, problem.init(0), batch(problem, 2, 0, "test", 0)) is expected

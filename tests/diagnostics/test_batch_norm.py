@@ -1,0 +1,80 @@
+"""Batch norm: torch's value and gradient bit for bit, and derivatives of every order."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from diagnostics.batch_norm import batch_norm
+from tests.cases import check_ratio, provoked, vectors
+
+
+def written(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The same out of elementary operations, which autograd differentiates as often as one likes."""
+    centred = x - x.mean((0, 2, 3), keepdim=True)
+    variance = (centred * centred).mean((0, 2, 3), keepdim=True)
+    return centred / (variance + 1e-5).sqrt() * weight.view(1, -1, 1, 1) + bias.view(1, -1, 1, 1)
+
+
+def torchs(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return functional.batch_norm(x, None, None, weight, bias, True)
+
+
+def numbers(images: int = 4, spread: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    x = spread * vectors(images, 3 * 5 * 4).view(images, 3, 5, 4) + torch.tensor([0.0, 1.0, -3.0]).view(1, 3, 1, 1)
+    weight, bias = vectors(2, 3)
+    return x.requires_grad_(), weight.requires_grad_(), bias.requires_grad_()
+
+
+def derivatives(norm, inputs: tuple[Tensor, ...], orders: int) -> list[Tensor]:
+    """Derivatives of a function of it, each of the one before along fixed directions, flat."""
+    found, total = [], (norm(*inputs) + 0.3 * inputs[0] ** 2).tanh().pow(3).sum()
+    for order in range(orders):
+        gradients = torch.autograd.grad(total, inputs, create_graph=True)
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        total = (flat * vectors(1, flat.numel())[0] * (1 + order)).sum()
+        found.append(flat.detach())
+    return found
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e-2, 30.0])
+def test_every_derivative_is_that_of_the_elementary_operations(spread: float) -> None:
+    inputs = numbers(spread=spread)
+    pairs = zip(derivatives(batch_norm, inputs, 4), derivatives(written, inputs, 4), strict=True)
+    for order, (found, truth) in enumerate(pairs, start=1):
+        condition = 1 + 3 / spread  # digits are lost where a mean of 3 is taken from numbers that differ by `spread`
+        check_ratio(
+            "batch norm", (found - truth).norm(), 2.0**-52 * 60**0.5 * condition * truth.norm(), (order, spread)
+        )
+
+
+def test_torchs_third_derivative_fails_this() -> None:
+    inputs = numbers()
+    third, truth = derivatives(torchs, inputs, 3)[-1], derivatives(written, inputs, 3)[-1]
+    with provoked():
+        check_ratio("batch norm", (third - truth).norm(), 2.0**-52 * 60**0.5 * truth.norm())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_value_and_gradient_are_torchs_bit_for_bit(dtype: torch.dtype) -> None:
+    inputs = tuple(x.detach().to(dtype).requires_grad_() for x in numbers())
+    assert torch.equal(batch_norm(*inputs), torchs(*inputs))
+    assert torch.equal(derivatives(batch_norm, inputs, 1)[0], derivatives(torchs, inputs, 1)[0])
+
+
+def test_second_derivatives_by_central_differences() -> None:
+    inputs = numbers()
+    assert torch.autograd.gradcheck(batch_norm, inputs)
+    assert torch.autograd.gradgradcheck(batch_norm, inputs)
+
+
+def test_a_channel_that_is_constant() -> None:
+    """The variance is 0, and 1 / sqrt(1e-5) what is multiplied with."""
+    x, weight, bias = (y.detach() for y in numbers())
+    x[:, 1] = 2.0
+    inputs = (x.requires_grad_(), weight.requires_grad_(), bias.requires_grad_())
+    value = batch_norm(*inputs).detach()
+    check_ratio("batch norm, constant channel", (value[:, 1] - bias[1].detach()).abs(), 2.0**-52 * 316)
+    for found, truth in zip(derivatives(batch_norm, inputs, 3), derivatives(written, inputs, 3), strict=True):
+        assert found.isfinite().all()
+        check_ratio("batch norm, constant channel", (found - truth).norm(), 2.0**-52 * 60**0.5 * 316 * truth.norm())
