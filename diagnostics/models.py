@@ -76,8 +76,7 @@ def conv4(
     """Four blocks of 3x3 convolution, norm, activation and 2x2 pool, then a linear layer.
 
     Inputs are `(B, n, channels, side, side)`. The norm `batch` uses the statistics of the batch at hand, at query time
-    too, and keeps none (transductive, as MAML does); `none` leaves it out. A maximum is taken before the activation,
-    which does not change it, since none of them ever falls, but leaves a quarter of the pixels to it.
+    too, and keeps none (transductive, as MAML does); `none` leaves it out.
     Tasks are groups of one grouped convolution: with one task it is the plain one. Weights are Xavier-uniform with gain
     1.73 and biases uniform in [0, 0.05], as in iMAML's released network: with zero biases a black background would sit
     on the kink of the ReLU.
@@ -103,7 +102,7 @@ def conv4(
             if normed:
                 scale, shift = next(pieces), next(pieces)
                 h = batch_norm(h, scale.flatten(), shift.flatten())
-            h = act(pooled(h, 2)) if pool == "max" else pooled(act(h), 2)
+            h = pooled(act(h), 2)
         h = h.reshape(images, tasks, features).transpose(0, 1)
         weight, bias = next(pieces), next(pieces)
         return torch.baddbmm(bias.unsqueeze(1), h, weight.mT)

@@ -21,6 +21,7 @@ from diagnostics.optimizers.gd import GradientDescent
 from diagnostics.problem import Problem
 from diagnostics.problem_names import build, problems
 from diagnostics.reference import FLOAT64, in_arithmetic, stationary_reference
+from diagnostics.rows import repeat_rows
 from tests.cases import refusal
 
 SMALL = {
@@ -56,7 +57,8 @@ def everything() -> Mapping[str, Callable[[Problem, Trajectory], object]]:
 
 
 def operations(problem: Problem, name: str, tasks: int) -> int:
-    theta, data = problem.init(0).expand(tasks, -1), problem.sample(tasks, 0)
+    # One task over and over: how soon a solver's rows have all ended depends on the numbers.
+    theta, data = problem.init(0).expand(tasks, -1), repeat_rows(problem.sample(1, 0), tasks)
     with Count() as count:
         loop = run_inner(problem, GradientDescent(problem.learning_rate), theta, data, 3)
         if name != "stationary" or problem.minimizer is not None:  # Newton's count of steps depends on the tasks

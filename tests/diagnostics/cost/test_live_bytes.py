@@ -164,7 +164,21 @@ def gradient(name: str, arithmetic: str, estimator: str) -> Callable[[], object]
 
 
 MLP, IMAGES = "sinusoid", "few_shot[width=8,ways=3,queries=2]"
-SLACK = {MLP: 64, IMAGES: 1024}  # bytes: each number from Python takes 4 or 8 for a moment, a convolution a few more
+UNNORMED = "few_shot[width=8,ways=3,queries=2,norm=none]"
+# Bytes: each number from Python takes 4 or 8 for a moment, a convolution a few more.
+SLACK = {MLP: 64, UNNORMED: 1024, IMAGES: 1024}
+
+
+def inside_batch_norm() -> int:
+    """What torch's backward of batch norm holds for itself at its largest call; only the allocator sees it."""
+    x, ones = torch.randn(3, 3 * 8, 28, 28), torch.ones(3 * 8)
+    _, mean, r = torch.native_batch_norm(x, ones, ones, None, None, True, 0.0, 1e-5)
+
+    def call() -> object:
+        backward = torch.ops.aten.native_batch_norm_backward
+        return backward(x, x, ones, None, None, mean, r, True, 1e-5, [True, True, True])
+
+    return profiled_peak(call) - live_bytes(call).peak
 
 
 @pytest.mark.parametrize("estimator", ["inner_loop", "unrolled", "unrolled_adjoint", "implicit"])
@@ -175,6 +189,7 @@ SLACK = {MLP: 64, IMAGES: 1024}  # bytes: each number from Python takes 4 or 8 f
         (MLP, "float64"),
         ("linear_regression", "float64"),
         ("linear_regression", "extended"),
+        (UNNORMED, "float32"),
         (IMAGES, "float32"),
     ],
 )
@@ -183,7 +198,12 @@ def test_the_peak_of_a_gradient_is_the_allocators(name: str, arithmetic: str, es
     call()
     gc.collect()
     ours, theirs = live_bytes(call).peak, profiled_peak(call)
-    assert 0 <= theirs - ours <= SLACK.get(name, SLACK[MLP]), (ours, theirs)
+    unseen = inside_batch_norm() if name == IMAGES else 0
+    assert 0 <= theirs - ours <= SLACK.get(name, SLACK[MLP]) + unseen, (ours, theirs)
+
+
+def test_batch_norm_holds_no_more_than_its_input_unseen() -> None:
+    assert 0 <= inside_batch_norm() <= 3 * 3 * 8 * 28 * 28 * 4 + 256
 
 
 @pytest.mark.parametrize("kind", ["forward", "backward", "double backward", "in place"])
