@@ -7,7 +7,7 @@ BIN := .venv/bin
 .PHONY: report test test-all lint bench-peers clean
 
 report: .venv/installed
-	$(BIN)/gradgauge report --preset $(PRESET)
+	$(BIN)/gradgauge report --preset $(PRESET) --engine local
 
 test: .venv/tested
 	$(BIN)/python $(PYTEST) -m "not slow"
