@@ -161,11 +161,12 @@ def test_a_stateful_optimizer_keeps_its_whole_state() -> None:
 
 @pytest.mark.slow
 def test_a_fresh_process_takes_about_what_lives() -> None:
-    wanted = {"problem": "few_shot[width=16]", "precision": "float32", "tasks": 4, "steps": (3,), "iterations": (1,)}
+    wanted = {"problem": "few_shot[width=16]", "precision": "float32", "tasks": 8, "steps": (6,), "iterations": (1,)}
     found = rows(**wanted, estimators=("unrolled",), patience=0, lanczos_iterations=2, processes=True)
     (taken,) = set(found[found.estimator == "unrolled"].process_bytes)
     (alive,) = set(found[found.estimator == "unrolled"].peak_bytes)
-    assert 0.9 * alive <= taken <= 2.5 * alive  # pages that were freed and kept, and kernels' workspaces
+    # A new process has some megabytes that it freed while it loaded; then pages that are kept, and kernels' workspaces.
+    assert 0.9 * alive <= taken <= 2.5 * alive, (alive, taken)
 
 
 # ---- what is too large
