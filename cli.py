@@ -541,12 +541,13 @@ def train(out: Path | None, checkpoint_seconds: float, **given: Any) -> None:
     from analyses import training_folder
     from analyses.device import require_device
     from diagnostics.arithmetic.machine import require_fit
-    from diagnostics.training.recipe import Recipe
+    from diagnostics.training.recipe import Recipe, parts
 
     torch.set_num_threads(1)  # as in every measurement: the digits do not depend on the machine's cores
     recipe = Recipe(**{name: value for name, value in given.items() if value is not None})
     require_device(recipe.device)
     require_fit()
+    parts(recipe)  # what is unknown is told before anything is begun
     folder = out or Path("reports") / training_folder.folder_name(recipe)
     note(f"{recipe.meta_iterations} iterations into {folder}")
     show = _training_shown(recipe.meta_iterations, recipe.validate_every)

@@ -84,7 +84,7 @@ def test_a_finished_run_is_told_again_and_one_of_other_settings_refused(tmp_path
 @pytest.mark.parametrize(
     ("wrong", "line"),
     [
-        (("--method", "mamml"), "unknown estimator 'mamml'"),
+        (("--method", "mamml"), "unknown method 'mamml'; did you mean 'maml'"),
         (("--problem", "sinus"), "unknown problem 'sinus'"),
         (("--iterations", "0"), "meta_iterations: expected a whole number >= 1, found 0"),
         (("--outer", "lion"), "outer_optimizer: expected one of adam, sgd, found 'lion'"),

@@ -20,6 +20,7 @@ from diagnostics.linear.cg import ConjugateGradients
 from diagnostics.meta_gradient import Estimator, estimators
 from diagnostics.problem import Problem
 from diagnostics.problem_names import build, parse, problems
+from diagnostics.registry import unknown
 
 # The published methods: MAML's gradient is the adjoint sweep's, which is that of the full graph in less memory.
 METHODS = {"maml": "unrolled_adjoint", "fomaml": "first_order", "imaml": "implicit"}
@@ -94,7 +95,10 @@ class Recipe:
 
     @property
     def estimator(self) -> str:
-        """The registered name of the method's estimator."""
+        """The registered name of the method's estimator; `ValueError` for a method that is unknown."""
+        known = (*METHODS, *estimators.names())
+        if self.method not in known:
+            raise ValueError(unknown("method", self.method, known))
         return METHODS.get(self.method, self.method)
 
     @property

@@ -53,7 +53,7 @@ def test_cells_are_recipes_that_survive_json() -> None:
 @pytest.mark.parametrize(
     ("wrong", "line"),
     [
-        ({"methods": ["mamml"]}, "unknown estimator 'mamml'"),
+        ({"methods": ["mamml"]}, "unknown method 'mamml'; did you mean 'maml'"),
         ({"problems": ["sinus"]}, "unknown problem 'sinus'"),
         ({"scalings": ["standardise"]}, "unknown rescaling 'standardise'"),
         ({"schedule": "linear"}, "schedule: expected one of constant, cosine"),

@@ -25,7 +25,7 @@ from tests.diagnostics.training.cases import GLYPHS, tiny
         ({"outer_optimizer": "adan"}, "outer_optimizer: expected one of adam, sgd, found 'adan'"),
         ({"schedule": "linear"}, "schedule: expected one of constant, cosine, found 'linear'"),
         ({"solver": "gmres"}, "solver: expected one of cg_unchecked, cg, found 'gmres'"),
-        ({"method": "mamml"}, "unknown estimator 'mamml'"),
+        ({"method": "mamml"}, "unknown method 'mamml'; did you mean 'maml'"),
         ({"precision": "float31"}, "unknown precision 'float31'; did you mean 'float"),
         ({"scaling": "standardise"}, "unknown rescaling 'standardise'; did you mean 'standardize'"),
         ({"inner_optimizer": "adan"}, "unknown inner optimizer 'adan'; did you mean 'adam'"),
