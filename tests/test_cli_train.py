@@ -104,7 +104,7 @@ def test_divergence_is_told_and_has_a_code(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_says_so_and_goes_on(tmp_path: Path) -> None:
-    more = ("--iterations", "100", "--checkpoint-seconds", "0.001", "--out", str(tmp_path / "run"))
+    more = ("--iterations", "600", "--checkpoint-seconds", "0.001", "--out", str(tmp_path / "run"))
     command = [sys.executable, str(ROOT / "cli.py"), "train", *TINY, *more]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     patience = time.monotonic() + 90

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -53,9 +54,13 @@ def everything(problem: Problem, theta: Tensor, data: Data) -> dict[str, Tensor]
     return found
 
 
-def settings() -> list[tuple[str, dict[str, object]]]:
-    smooth: dict[str, object] = {"activation": "tanh", "pool": "average"}
-    return [(name, {}) for name in problems.names()] + [("sinusoid", {"activation": "softplus"}), ("few_shot", smooth)]
+LONG = ("generalized_few_shot", {}), ("few_shot", {"activation": "tanh", "pool": "average"})  # half a minute each
+
+
+def settings() -> list[Any]:
+    short = [*((name, {}) for name in problems.names()), ("sinusoid", {"activation": "softplus"})]
+    long = [pytest.param(*setting, marks=pytest.mark.slow) for setting in LONG]
+    return [setting for setting in short if setting not in LONG] + long
 
 
 @pytest.mark.parametrize(("name", "more"), settings(), ids=lambda x: str(x))
