@@ -55,6 +55,7 @@ def _frames(kept: Opened, cells: Sequence[Cell]) -> list[pd.DataFrame]:
 def require_parquet() -> None:
     """`ValueError` where Parquet files cannot be written, to be called before anything is measured."""
     try:
+        # Only whether it is there: pandas uses it, and the extra may not be installed.
         import pyarrow.parquet  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ValueError(

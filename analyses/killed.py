@@ -4,8 +4,6 @@ It is kept as another cell, so that the cell itself is still to be measured wher
 then take the place of this one.
 """
 
-from collections.abc import Set
-
 from analyses.analysis import Cell, Rows
 from diagnostics.outcome import Outcome
 
@@ -22,8 +20,3 @@ def rows(cell: Cell) -> Rows:
     """The one row: what was asked, as far as the table has a column for it, and no number."""
     asked = {name: cell.spec[name] for name in ASKED if cell.spec.get(name) is not None}
     return [asked | {"task": -1, "outcome": Outcome.KILLED.label}]
-
-
-def kept_as(cell: Cell, finished: Set[str]) -> Cell | None:
-    """The cell to read from a store with these keys: itself, or what was kept in its place, or None for neither."""
-    return next((kept for kept in (cell, epitaph(cell)) if kept.key in finished), None)

@@ -32,7 +32,7 @@ def unpack(body: bytes) -> Rows:
     return rows
 
 
-def fingerprint(*fields: object) -> str:
+def seal(*fields: object) -> str:
     """One hash over all fields, their kinds and where each ends included; two lists that differ have two hashes."""
     digest = sha256()
     for field in fields:

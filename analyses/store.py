@@ -18,7 +18,7 @@ from typing import Any
 
 from analyses.analysis import Cell, Rows
 from analyses.database import LOST, Unusable, Unwritable, create, reading, require_sound, transaction, writing
-from analyses.packed import fingerprint, pack, unpack
+from analyses.packed import pack, seal, unpack
 
 __all__ = ["VERSION", "Opened", "Store", "Unusable", "Unwritable"]
 
@@ -59,7 +59,7 @@ class Opened:
         with transaction(self.database):
             count, total = self._ledger()
             for record in records:
-                digest = fingerprint(*record)
+                digest = seal(*record)
                 added = self.database.execute("insert or ignore into cell values (?, ?, ?, ?, ?, ?)", (*record, digest))
                 if added.rowcount:
                     count, total = count + 1, _add(total, digest)
@@ -102,7 +102,7 @@ class Opened:
         return kept
 
     def _verify(self, record: tuple[Any, ...]) -> None:
-        if fingerprint(*record[:5]) != record[5]:
+        if seal(*record[:5]) != record[5]:
             raise self._damaged(f"cell {str(record[0])[:12]} damaged")
 
     def _ledger(self) -> tuple[int, int]:
@@ -198,7 +198,7 @@ class Store:
 
 
 def _fact(name: str, value: str) -> tuple[str, str, str]:
-    return name, value, fingerprint(name, value)
+    return name, value, seal(name, value)
 
 
 def _add(total: int, digest: str) -> int:
