@@ -1,7 +1,7 @@
 """The second derivative of batch norm here and in torch: `python benchmarks/batch_norm.py`.
 
-One thread, float32, 5 images of 64 x 28 x 28; milliseconds of this thread for the pull through the gradient, medians over
-interleaved rounds.
+One thread, float32, 5 images of 64 x 28 x 28; milliseconds of this thread for the pull through the gradient, medians
+over interleaved rounds.
 """
 
 import time
