@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import prod, sqrt
 
 import numpy as np
@@ -11,13 +12,18 @@ from torch.nn import functional
 
 from diagnostics.batch_norm import batch_norm
 from diagnostics.checks import one_of
+from diagnostics.convolution import convolution, first_convolution
+from diagnostics.max_pool import max_pool
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "relu": torch.relu,
     "softplus": lambda x: -functional.logsigmoid(-x),  # torch's softplus is a straight line beyond 20
 }
-POOLS: dict[str, Callable[[Tensor, int], Tensor]] = {"max": functional.max_pool2d, "average": functional.avg_pool2d}
+POOLS: dict[str, Callable[[Tensor], Tensor]] = {
+    "max": max_pool,
+    "average": partial(functional.avg_pool2d, kernel_size=2),
+}
 INITIALISATIONS = ("fan_in", "torch")
 NORMS = ("batch", "none")
 
@@ -95,14 +101,18 @@ def conv4(
     def apply(w: Tensor, x: Tensor) -> Tensor:
         tasks, images = x.shape[:2]
         pieces = iter(_split(w, shapes))
-        h = x.transpose(0, 1).reshape(images, tasks * channels, side, side)  # a task's channels side by side
-        for _ in range(4):
+        # A task's channels lie side by side, and those of a pixel next to each other in memory (`channels_last`).
+        h = x.permute(1, 3, 4, 0, 2).reshape(images, side, side, -1).permute(0, 3, 1, 2)
+        for block in range(4):
             kernel, bias = next(pieces), next(pieces)
-            h = functional.conv2d(h, kernel.flatten(0, 1), bias.flatten(), padding=1, groups=tasks)
+            if block == 0 and channels == 1:
+                h = first_convolution(x.squeeze(2), kernel, bias)
+            else:
+                h = convolution(h, kernel.flatten(0, 1), bias.flatten(), tasks)
             if normed:
                 scale, shift = next(pieces), next(pieces)
                 h = batch_norm(h, scale.flatten(), shift.flatten())
-            h = pooled(act(h), 2)
+            h = act(pooled(h)) if pool == "max" else pooled(act(h))  # the same either way, and a quarter to act on
         h = h.reshape(images, tasks, features).transpose(0, 1)
         weight, bias = next(pieces), next(pieces)
         return torch.baddbmm(bias.unsqueeze(1), h, weight.mT)
