@@ -1,5 +1,6 @@
 """Settings of every test run: one thread, reproducible examples, and the worst ratios in the summary."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,6 +11,31 @@ from tests.cases import WORST
 
 settings.register_profile("reproducible", derandomize=True, deadline=None, database=None, max_examples=40)
 settings.load_profile("reproducible")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Neighbouring tests in one process, which share what a module's fixtures and caches hold; the last are shared out.
+
+    The usual way deals tests out in turn, so that each process makes all of that for itself.
+    """
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log) if config.getvalue("dist") == "load" else None
+
+
+@pytest.fixture(scope="module")
+def one_kind() -> Iterator[tuple[str, ...]]:
+    """Runs draw their figures as the page shows them, and in no other kind of file, which is most of drawing.
+
+    Gives the kinds that they would draw.
+    """
+    from figures import report
+
+    usual = report.KINDS
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "KINDS", ("svg",))
+        yield usual
 
 
 @pytest.fixture(autouse=True, scope="session")

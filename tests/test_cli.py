@@ -1,11 +1,13 @@
 """The commands as a user types them: what they print, their exit codes, and what they leave behind."""
 
+import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +20,7 @@ import cli
 ROOT = Path(__file__).parent.parent
 TINY = ("--problem", "quadratic", "--steps", "0,1,3", "--iterations", "1,2", "--tasks", "2", "--seed", "0",
         "--precision", "float32", "--reference-seconds", "0")  # fmt: skip
+pytestmark = pytest.mark.usefixtures("one_kind")
 
 
 def run(*arguments: str | Path) -> Result:
@@ -40,11 +43,20 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def test_a_run_leaves_the_table_the_figure_and_the_page(tmp_path: Path) -> None:
+@pytest.fixture
+def every_kind(one_kind: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    """Figures in all kinds of files, as a user gets them."""
+    monkeypatch.setattr("figures.report.KINDS", one_kind)
+    return one_kind
+
+
+def test_a_run_leaves_the_table_the_figure_and_the_page(every_kind: tuple[str, ...], tmp_path: Path) -> None:
     done = run("run", "steps", *TINY, "--out", tmp_path / "a run")
     assert done.exit_code == 0, done.output
     assert done.stdout.strip().splitlines()[-1] == str(tmp_path / "a run" / "index.html")
-    for name in ("index.html", "summary.md", "manifest.json", "run.sqlite", "tables/steps.csv", "figures/steps.png"):
+    drawn = {f"figures/steps.{kind}" for kind in every_kind}
+    assert len(drawn) == 3
+    for name in {"index.html", "summary.md", "manifest.json", "run.sqlite", "tables/steps.csv"} | drawn:
         assert (tmp_path / "a run" / name).stat().st_size > 0
     table = pd.read_csv(tmp_path / "a run" / "tables" / "steps.csv")
     unrolled = table[(table.estimator == "unrolled") & (table.target == "unrolled")]
@@ -106,7 +118,7 @@ def test_a_run_of_the_same_settings_is_completed_and_of_others_refused(tmp_path:
     assert contents(folder) == after
 
 
-def test_figures_are_redrawn_byte_for_byte(tmp_path: Path) -> None:
+def test_figures_are_redrawn_byte_for_byte(every_kind: tuple[str, ...], tmp_path: Path) -> None:
     assert run("run", "cg", *TINY, "--out", tmp_path).exit_code == 0
     before = contents(tmp_path)
     for path in [*(tmp_path / "figures").iterdir(), tmp_path / "index.html"]:
@@ -116,26 +128,34 @@ def test_figures_are_redrawn_byte_for_byte(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    """Killed after its first cell, a run ends in the table of an undisturbed one."""
+    """Killed at a random moment, a run has what it had told of, and ends in the table of an undisturbed one."""
+    from analyses.store import Store
+
     arguments = [*TINY, "--seed", "0,1,2,3,4,5,6,7"]
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole, cut, after = tmp_path / "whole", tmp_path / "cut", random.randrange(1, 8)
     assert run("run", "steps", *arguments, "--out", whole).exit_code == 0
     command = [sys.executable, str(ROOT / "cli.py"), "run", "steps", *arguments, "--out", str(cut)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        while "[2/8]" not in process.stderr.readline():
+        while f"[{after}/8]" not in process.stderr.readline():
             assert process.poll() is None
+        time.sleep(random.uniform(0, 0.2))  # in the midst of a later cell, of a commit, or of the figures
         process.kill()
+        told = after + sum(line.startswith("[") for line in process.stderr)
+    kept = len(Store(cut / "run.sqlite").keys())
+    assert told <= kept <= 8
     resumed = run("run", "steps", *arguments, "--out", cut)
     assert resumed.exit_code == 0
-    assert "[1/8]" not in resumed.stderr
+    measured = [line.partition("]")[0] for line in resumed.stderr.splitlines() if line.startswith("[")]
+    assert measured == [f"[{number}/8" for number in range(kept + 1, 9)]
     assert contents(cut)["tables/steps.csv"] == contents(whole)["tables/steps.csv"]
 
 
 def test_an_interrupt_ends_with_130_and_one_line(tmp_path: Path) -> None:
     many = ",".join(str(seed) for seed in range(200))
     command = [sys.executable, str(ROOT / "cli.py"), "run", "steps", *TINY, "--seed", many, "--out", str(tmp_path)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what runs in the background may not hear it
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heard) as process:
         assert process.stderr is not None
         while "[1/200]" not in process.stderr.readline():
             assert process.poll() is None

@@ -1,11 +1,13 @@
 """Who measures, as a user asks for it: refusals, cells that are given up, and terminals that read nothing."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +19,8 @@ from analyses.lock import locked
 from tests.test_cli import ROOT, TINY, contents, refused, run
 
 DOCS = ROOT / "docs" / "engine.md"
+NOBODY = {"closed pipe": "Broken pipe", "full disk": "No space left"}  # streams that take nothing, and why
+pytestmark = pytest.mark.usefixtures("one_kind")
 
 
 @pytest.mark.parametrize(
@@ -99,49 +103,99 @@ def test_a_run_that_no_worker_is_left_for_ends_with_4_and_keeps_what_it_has(
 
 
 def command(folder: Path) -> list[str]:
-    return [sys.executable, str(ROOT / "cli.py"), "run", "steps", *TINY, "--seed", "0,1,2", "--out", str(folder)]
+    return [sys.executable, str(ROOT / "cli.py"), "run", "steps", *TINY, "--seed", "0,1", "--out", str(folder)]
+
+
+# A run, and others like it: children that end as the command does, but know the libraries already, which is most of
+# what a run takes, and knows nothing of streams.
+STREAMS = """
+import json, os, sys
+sys.path.insert(0, sys.argv[1])
+import cli
+whole, *others = json.loads(sys.argv[2])
+try:
+    cli.main([*sys.argv[3:], "--out", whole[0]])
+except SystemExit as ended:
+    codes = [ended.code or 0]
+sys.stdout.flush()
+
+def opened(name, path):
+    if name == "closed pipe":
+        reading, writing = os.pipe()
+        os.close(reading)
+        return writing
+    return os.open("/dev/full" if name == "full disk" else path, os.O_WRONLY | os.O_CREAT)
+
+for folder, stdout, stderr in others:
+    child = os.fork()
+    if not child:
+        os.dup2(opened(stdout, f"{folder}.stdout"), 1)
+        os.dup2(opened(stderr, f"{folder}.stderr"), 2)
+        cli.main([*sys.argv[3:], "--out", folder])
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(json.dumps(codes))
+"""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a run came to; the text of a stream that took some."""
+
+    folder: Path
+    code: int
+    stdout: str
+    stderr: str
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    folder = tmp_path_factory.mktemp("whole")
-    subprocess.run(command(folder), check=True, capture_output=True)
-    return contents(folder)["tables/steps.csv"]
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Ended]:
+    """The same run by what its stdout and its stderr are."""
+    cases = [("file", "file"), *((name, "file") for name in NOBODY), *(("file", name) for name in NOBODY)]
+    folder = tmp_path_factory.mktemp("streams")
+    places = [folder / f"run {number}" for number in range(len(cases))]
+    asked = json.dumps([[str(place), *case] for place, case in zip(places, cases, strict=True)])
+    arguments = [str(ROOT), asked, *command(folder)[2:-2]]
+    done = subprocess.run([sys.executable, "-c", STREAMS, *arguments], capture_output=True, text=True, check=True)
+    said, _, codes = done.stdout.strip().rpartition("\n")
+    (folder / "run 0.stdout").write_text(said)
+    (folder / "run 0.stderr").write_text(done.stderr)
+
+    def text(place: Path, stream: str) -> str:
+        path = place.with_name(f"{place.name}.{stream}")
+        return path.read_text() if path.exists() else ""
+
+    return {
+        case: Ended(place, code, text(place, "stdout"), text(place, "stderr"))
+        for case, place, code in zip(cases, places, json.loads(codes), strict=True)
+    }
 
 
-def closed_pipe() -> int:
-    """The end of a pipe that nobody reads."""
-    reading, writing = os.pipe()
-    os.close(reading)
-    return writing
+@pytest.fixture(scope="module")
+def table(runs: dict[tuple[str, str], Ended]) -> bytes:
+    whole = runs["file", "file"]
+    assert whole.code == 0, whole.stderr
+    assert whole.stdout.strip().splitlines()[-1] == str(whole.folder / "index.html") and "[2/2]" in whole.stderr
+    return contents(whole.folder)["tables/steps.csv"]
 
 
-def full_disk() -> int:
-    return os.open("/dev/full", os.O_WRONLY)
-
-
-@pytest.mark.parametrize(("output", "why"), [(closed_pipe, "Broken pipe"), (full_disk, "No space left")])
+@pytest.mark.parametrize(("name", "why"), NOBODY.items())
 def test_a_stdout_that_takes_nothing_costs_nothing(
-    output: Callable[[], int], why: str, table: bytes, tmp_path: Path
+    name: str, why: str, runs: dict[tuple[str, str], Ended], table: bytes
 ) -> None:
-    out = output()
-    done = subprocess.run(command(tmp_path), stdout=out, stderr=subprocess.PIPE, text=True, check=False)
-    os.close(out)
-    assert done.returncode == 0, done.stderr
-    last = done.stderr.strip().splitlines()[-1]
+    found = runs[name, "file"]
+    assert found.code == 0, found.stderr
+    last = found.stderr.strip().splitlines()[-1]
     assert last == f"stdout: expected it to take the answers, found {why}" + last.partition(why)[2]
-    assert str(tmp_path / "summary.md") in last
-    assert contents(tmp_path)["tables/steps.csv"] == table and "index.html" in contents(tmp_path)
+    assert str(found.folder / "summary.md") in last
+    assert contents(found.folder)["tables/steps.csv"] == table and "index.html" in contents(found.folder)
 
 
-@pytest.mark.parametrize("output", [closed_pipe, full_disk])
-def test_a_stderr_that_takes_nothing_costs_nothing(output: Callable[[], int], table: bytes, tmp_path: Path) -> None:
-    out = output()
-    done = subprocess.run(command(tmp_path), stdout=subprocess.PIPE, stderr=out, text=True, check=False)
-    os.close(out)
-    assert done.returncode == 0
-    assert done.stdout.strip().splitlines()[-1] == str(tmp_path / "index.html")
-    assert contents(tmp_path)["tables/steps.csv"] == table
+@pytest.mark.parametrize("name", NOBODY)
+def test_a_stderr_that_takes_nothing_costs_nothing(name: str, runs: dict[tuple[str, str], Ended], table: bytes) -> None:
+    found = runs["file", name]
+    assert found.code == 0
+    assert found.stdout.strip().splitlines()[-1] == str(found.folder / "index.html")
+    assert contents(found.folder)["tables/steps.csv"] == table
 
 
 def test_standard_streams_that_are_not_there(table: bytes, tmp_path: Path) -> None:

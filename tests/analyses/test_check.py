@@ -22,6 +22,7 @@ from analyses.tolerances import COMPARED
 
 TINY = ("--problem", "quadratic", "--steps", "0,2", "--iterations", "1", "--tasks", "2", "--seed", "0,1",
         "--precision", "float32,float64", "--reference-seconds", "0")  # fmt: skip
+pytestmark = pytest.mark.usefixtures("one_kind")
 
 
 def run(*arguments: str | Path) -> Result:

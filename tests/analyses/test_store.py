@@ -3,21 +3,32 @@
 import os
 import shutil
 import sqlite3
+import struct
 import subprocess
 import sys
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from analyses.analysis import Cell, Rows
 from analyses.store import VERSION, Opened, Store, Unusable
 from tests.analyses.test_packed import ROWS, same
 
-FINITE = st.floats(allow_nan=False, allow_infinity=False)  # what the arguments of a cell may hold
+PLAIN = st.one_of(  # what the arguments of a cell may be, alone or in lists and dictionaries
+    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(st.characters())
+)  # fmt: skip
+NESTED = st.recursive(PLAIN, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner, max_size=2))
+# NaN of either sign and with a payload, which are all one NaN, and text that no file could hold.
+ODD: Rows = [
+    {"x": struct.unpack("<d", struct.pack("<Q", bits))[0], "": text}
+    for bits, text in ((0x7FF8_0000_0000_0001, "\ud800"), (0xFFF0_DEAD_BEEF_0001, "\x00"), (1, "\U0010ffff"),
+                       (1 << 63, "=1\r\n"), (0x7FF0 << 48, "\u202e"), (0xFFF0 << 48, "e\u0301"))
+]  # fmt: skip
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -69,12 +80,10 @@ def by_hand(store: Store, statement: str) -> None:
         database.execute(statement)
 
 
-@given(
-    kept=st.lists(ROWS, max_size=4),
-    spec=st.dictionaries(st.text(max_size=3), st.floats(allow_nan=False, allow_infinity=False)),
-)
+@given(kept=st.lists(ROWS, max_size=4), spec=NESTED)
+@example(kept=[ODD, [], [{}], ODD], spec={"\ud800": [5e-324, -0.0, 2**70, "\x00"]})
 @settings(max_examples=25)
-def test_cells_come_back_exactly(kept: list[Rows], spec: dict, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_cells_come_back_exactly(kept: list[Rows], spec: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
     store = begun(tmp_path_factory.mktemp("store"))
     cells = [Cell("grid", {"spec": spec, "number": number}) for number in range(len(kept))]
     with store.opened() as opened:

@@ -1,6 +1,7 @@
 """What happens to a store, as a user of the commands meets it: one line, the right code, and nothing lost."""
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,10 @@ from analyses.analysis import Rows
 from analyses.store import VERSION, Store
 from tests.analyses.test_store import by_hand
 from tests.analyses.test_store_faults import files_no_larger_than
-from tests.test_cli import TINY, contents, refused, run
+from tests.test_cli import ROOT, TINY, contents, refused, run
 
 SEVERAL = ("run", "steps", *TINY, "--seed", "0,1,2,3,4,5,6")
+pytestmark = pytest.mark.usefixtures("one_kind")
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +112,38 @@ def test_a_full_disk_in_the_middle_of_a_run(finished: Path, tmp_path: Path, monk
     assert run(*SEVERAL, "--out", tmp_path).exit_code == 0
     assert len(measured) == 7 - kept
     assert contents(tmp_path)["tables/steps.csv"] == contents(finished)["tables/steps.csv"]
+
+
+# Of its own, that nobody else sees, in a namespace where anyone may mount: full, and then with room.
+DISK = """
+disk=$1 kept=$2; shift 2
+mount -t tmpfs -o size=140k none "$disk" || exit 77
+"$@" 2> "$kept/first"; echo $? > "$kept/codes"
+mount -o remount,size=64m "$disk"
+"$@" 2> "$kept/second"; echo $? >> "$kept/codes"
+cp "$disk/a run/tables/steps.csv" "$kept"
+"""
+
+
+@pytest.mark.slow
+def test_a_disk_of_its_own_that_is_full(finished: Path, tmp_path: Path) -> None:
+    """A file system without a free block says so otherwise than a file that may not grow."""
+    disk, kept = tmp_path / "a disk", tmp_path / "kept"
+    disk.mkdir()
+    kept.mkdir()
+    command = [sys.executable, str(ROOT / "cli.py"), *SEVERAL, "--out", str(disk / "a run")]
+    own = ["unshare", "-rm", "sh", "-c", DISK, "sh", str(disk), str(kept), *command]
+    done = subprocess.run(own, capture_output=True, text=True, check=False)
+    if done.returncode and not (kept / "codes").exists():
+        pytest.skip(f"expected a system that lets a user mount a file system, found {done.stderr.strip()}")
+    assert (kept / "codes").read_text().split() == ["4", "0"], (kept / "first").read_text()
+    *told, last = (kept / "first").read_text().splitlines()
+    assert last.startswith(f"Error: {disk / 'a run' / 'run.sqlite'}: expected room to write, found database or disk is")
+    assert last.endswith("make room and give the same command again, which goes on from what is kept")
+    first, second = ([line for line in lines if line.startswith("[")] for lines in (
+        told, (kept / "second").read_text().splitlines()))  # fmt: skip
+    assert 0 < len(first) < 7 and len(first) + len(second) == 7  # what was told of was not measured again
+    assert (kept / "steps.csv").read_bytes() == contents(finished)["tables/steps.csv"]
 
 
 def test_a_disk_that_is_full_when_all_is_measured(store: Store) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -52,9 +53,18 @@ def everything(problem: Problem, name: str, theta: Tensor, data: Data) -> list[T
 # ---- the same bits
 
 
-@pytest.mark.parametrize("name", problems.names())
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_a_recording_gives_the_bits_of_the_original(name: str, dtype: torch.dtype) -> None:
+# Networks of images take 8 seconds each; each of them and each arithmetic is met once by the tests that take seconds.
+LONGER = (torch.float32, "generalized_few_shot"), (torch.bfloat16, "few_shot")
+
+
+def recorded_with() -> list[Any]:
+    cases = [(dtype, name) for dtype in (torch.float32, torch.bfloat16) for name in problems.names()]
+    return [pytest.param(*case, marks=[pytest.mark.slow] if case in LONGER else [], id=f"{case[0]}-{case[1]}")
+            for case in cases]  # fmt: skip
+
+
+@pytest.mark.parametrize(("dtype", "name"), recorded_with())
+def test_a_recording_gives_the_bits_of_the_original(dtype: torch.dtype, name: str) -> None:
     problem = small(name)
     theta, data = theta_and_data(problem, 3, dtype=dtype)
     with recording("off"):
@@ -69,10 +79,17 @@ def test_a_recording_gives_the_bits_of_the_original(name: str, dtype: torch.dtyp
             assert torch.equal(want.nan_to_num(7.0), found.nan_to_num(7.0)) and not found.requires_grad
 
 
+SOLVING = ("hessian_free", "lbfgs")  # in every step; 13 and 5 seconds with a network
+
+
 # Those whose path depends on numbers are not recorded, and say so here.
-@pytest.mark.parametrize("name", optimizers.names())
-def test_every_optimizer_steps_alike_with_and_without(name: str) -> None:
-    problem = small("sinusoid")
+@pytest.mark.parametrize(
+    ("name", "problem_name"),
+    [*((name, "logistic" if name in SOLVING else "sinusoid") for name in optimizers.names()),
+     *(pytest.param(name, "sinusoid", marks=pytest.mark.slow) for name in SOLVING)],
+)  # fmt: skip
+def test_every_optimizer_steps_alike_with_and_without(name: str, problem_name: str) -> None:
+    problem = small(problem_name)
     theta, data = theta_and_data(problem, 2, dtype=torch.float32)
     with recording("off"):
         expected = everything(problem, name, theta, data)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from analyses.engine import Asked, Inline, engine
+from analyses.workers import clusters
 from analyses.workers.clusters import Unreachable, cluster, scheduler_address
 from analyses.workers.facts import differences, facts
 
@@ -49,17 +50,23 @@ def entered(address: str) -> None:
         pytest.fail("it connected")
 
 
-def test_nobody_listens() -> None:
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of the usual patience; a test of the command waits in full."""
+    monkeypatch.setattr(clusters, "CONNECTING", clusters.CONNECTING / 10)
+
+
+def test_nobody_listens(hurried: None) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
     begun = time.monotonic()
     with pytest.raises(Unreachable, match=f"expected a dask scheduler at tcp://{address}"):
         entered(address)
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 10
 
 
-def test_another_server_listens() -> None:
+def test_another_server_listens(hurried: None) -> None:
     class Silent(http.server.BaseHTTPRequestHandler):
         def log_message(self, format: str, *arguments: object) -> None:
             pass
@@ -73,17 +80,17 @@ def test_another_server_listens() -> None:
     finally:
         server.shutdown()
         server.server_close()
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 10
 
 
-def test_a_server_that_says_nothing() -> None:
+def test_a_server_that_says_nothing(hurried: None) -> None:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
         begun = time.monotonic()
         with pytest.raises(Unreachable, match="expected a dask scheduler"):
             entered(f"127.0.0.1:{server.getsockname()[1]}")
-        assert time.monotonic() - begun < 20
+        assert time.monotonic() - begun < 10
 
 
 def test_tls_needs_its_address_and_its_files() -> None:

@@ -139,11 +139,14 @@ def test_function_transforms_work_inside() -> None:
 # ---- everything registered
 
 
+# Sums that round every term take half a minute on images. Of the others each network and each format is met once.
+SHORT = ("few_shot", "bfloat16"), ("generalized_few_shot", "float16")
+
+
 def settings() -> list[object]:
     return [
-        pytest.param(problem, name, marks=[pytest.mark.slow] if problem in IMAGES and FORMATS[name][1] else [])
-        for problem in problems.names()
-        for name in FORMATS
+        pytest.param(*case, marks=[pytest.mark.slow] if case[0] in IMAGES and case not in SHORT else [])
+        for case in ((problem, name) for problem in problems.names() for name in FORMATS)
     ]
 
 
