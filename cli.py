@@ -20,10 +20,10 @@ if TYPE_CHECKING:  # the imports that take seconds are made inside the commands,
 
 NOTHING = (
     "`rescaling` needs --scaling, as in --scaling none,standardize, `digits` --traced, as in --traced float32, and "
-    "`training` a [[training]] table, as in --config FILE.toml"
+    "`training` and `generalized` tables [[training]] and [[generalized]], as in --config FILE.toml"
 )
 ANALYSES = ("steps", "cg", "surface", "curvature", "precision", "rescaling", "digits", "budget", "cost")
-ALONE = ("training",)  # analyses that are run by their name only: `report` does not wait for them
+ALONE = ("training", "generalized")  # analyses that are run by their name only: `report` does not wait for them
 
 
 def refuse(message: str, exit_code: int = 2) -> NoReturn:

@@ -204,11 +204,12 @@ class Settings:
     costs: Annotated[tuple[Cost, ...], Several]
     budgets: Annotated[tuple[Budget, ...], Several]
     trainings: tuple[Training, ...] = ()  # training takes hours, so that no preset asks for any
+    generalized: tuple[Training, ...] = ()
     compiled: bool = False
 
     def tables(self) -> "tuple[Grid | Rounding | Cost | Budget | Training, ...]":
         """The tables of every kind."""
-        return (*self.grids, *self.roundings, *self.costs, *self.budgets, *self.trainings)
+        return (*self.grids, *self.roundings, *self.costs, *self.budgets, *self.trainings, *self.generalized)
 
 
 TABLES: dict[str, tuple[str, type]] = {
@@ -217,6 +218,7 @@ TABLES: dict[str, tuple[str, type]] = {
     "cost": ("costs", Cost),
     "budget": ("budgets", Budget),
     "training": ("trainings", Training),
+    "generalized": ("generalized", Training),
 }
 
 

@@ -46,6 +46,16 @@ COLUMNS: dict[str, str] = {
     "elapsed": "seconds that training took so far, validation and probes apart",
     "loss": "outer loss, of one task or the mean over them (task -1)",
     "accuracy": "share of the queries that were classified rightly, of one task or the mean",
+    "calibration": "of generalized few-shot: `none`, or `tuned` where a bias is taken off the base classes' scores",
+    "bias": "that bias, tuned on validation episodes for the best harmonic mean of the mean accuracies",
+    "base_accuracy": "accuracy on queries of base classes, with base and novel classes to choose from",
+    "novel_accuracy": "the same on queries of novel classes",
+    "harmonic_mean": "2 S U / (S + U) of base accuracy S and novel accuracy U of one task; in a row of all tasks "
+    "(task -1) the mean over them, which is at most that of the mean accuracies",
+    "delta1": "(S' + U')/2 less the accuracy on all queries, S' and U' being accuracies with classes of the own kind "
+    "alone to choose from",
+    "delta2": "((S' - S) + (U' - U))/2",
+    "area": "area under the curve of S against U over all biases",
     "transductive": "`yes` where queries are classified by statistics of each other too, `no` where each is by itself",
     "outcome": "what became of it; `ok`, a warning, a failure, or `prediction`",
     "outcome_step": "the inner step at which a loop diverged or a gradient underflowed",
@@ -64,7 +74,7 @@ COLUMNS: dict[str, str] = {
 
 TEXT = (
     "analysis", "problem", "inner_optimizer", "estimator", "solver", "precision", "scaling", "target", "part",
-    "reference", "stage", "outer_optimizer", "transductive", "outcome",
+    "reference", "stage", "outer_optimizer", "calibration", "transductive", "outcome",
 )  # fmt: skip
 WHOLE = (
     "task", "seed", "inner_steps", "solver_iterations", "iteration", "test_steps", "outcome_step", "chunk",

@@ -64,10 +64,13 @@ IMPLICIT = ("implicit", "predicted_implicit", "bound_cg", "bound_implicit")
 KEY = (
     "problem", "task", "seed", "inner_optimizer", "inner_steps", "inner_lr", "strength", "estimator", "solver",
     "solver_iterations", "damping", "precision", "scaling", "target", "part", "stage", "iteration", "test_steps",
-    "outer_optimizer", "outer_lr",
+    "outer_optimizer", "outer_lr", "calibration",
 )  # fmt: skip
 CLOCKS = ("seconds", "seconds_low", "seconds_high", "process_bytes", "elapsed")
 BYTES = ("peak_bytes", "saved_bytes")
+JUDGED = (
+    "loss", "accuracy", "bias", "base_accuracy", "novel_accuracy", "harmonic_mean", "delta1", "delta2", "area",
+)  # fmt: skip
 SOLVED = (
     "relative_error",
     "norm_ratio",
@@ -154,7 +157,7 @@ def tolerances(rows: pd.DataFrame) -> dict[str, np.ndarray]:
         found |= {name: 10.0**-SETTINGS_DIGITS * _sizes(rows, name) for name in SETTINGS}
     unbounded = np.isinf(kappa) | np.isinf(doubt)
     trained = _numbers(rows, "iteration", 0.0) > 0
-    found |= {name: TOLD + CONSTANT * u * a * np.abs(_numbers(rows, name)) for name in ("loss", "accuracy")}
+    found |= {name: TOLD + CONSTANT * u * a * np.abs(_numbers(rows, name)) for name in JUDGED}
     return {
         name: np.where(
             unbounded & (name in SOLVED) | trained & (name not in SETTINGS),

@@ -31,15 +31,36 @@ from diagnostics.training.recipe import SOLVERS, Recipe, parts
 from diagnostics.training.train import Trained, train
 
 Row = dict[str, object]
+TOLD = (
+    "problem", "method", "inner_steps", "cg_iterations", "solver", "inner_optimizer", "inner_lr", "strength",
+    "precision", "scaling", "outer_optimizer", "meta_lr", "seed",
+)  # fmt: skip
 SHARED = tuple(set(Recipe.__dataclass_fields__) & set(Training.__dataclass_fields__))
 
 
 def cells(settings: Settings) -> list[Cell]:
     """A cell for each run of the tables; solvers and CG iterations multiply the methods that solve by CG.
 
-    Raises `ValueError` for a name that is unknown, and for settings that mean nothing.
+    Raises `ValueError` for a name that is unknown, for settings that mean nothing, and for runs that no column of the
+    table would tell apart.
     """
-    return [Cell.of("training", recipe) for table in settings.trainings for recipe in recipes(table)]
+    found = list(dict.fromkeys(recipe for table in settings.trainings for recipe in recipes(table)))
+    _refuse_alike(found)
+    return [Cell.of("training", recipe) for recipe in found]
+
+
+def _refuse_alike(found: list[Recipe]) -> None:
+    """`ValueError` for two runs that differ only in what the table does not tell, as the size of a batch."""
+    told: dict[tuple[object, ...], Recipe] = {}
+    for recipe in found:
+        other = told.setdefault(tuple(getattr(recipe, name) for name in TOLD), recipe)
+        if other != recipe:
+            apart = [name for name, value in asdict(recipe).items() if value != getattr(other, name)]
+            raise ValueError(
+                f"training: expected runs that the table tells apart, found two of {recipe.problem}, {recipe.method}, "
+                f"{recipe.inner_steps} inner steps and seed {recipe.seed} that differ in {', '.join(apart)} alone; "
+                "give each a run folder of its own"
+            )
 
 
 def recipes(table: Training) -> list[Recipe]:

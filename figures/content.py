@@ -51,19 +51,25 @@ def contents(tables: Mapping[str, pd.DataFrame]) -> list[Content]:
 
 
 def answers(tables: Mapping[str, pd.DataFrame]) -> list[str]:
-    """Every verdict's answer as one line of plain text; the sentences behind them are on the page."""
-    return [
-        f"{', '.join(section.questions)} {section.name}: {problem_name(verdict.problem)}: {verdict.answer}"
-        for section in in_order()
-        if section.name in tables
-        for verdict in section.verdicts(measured(tables[section.name]))
-    ]
+    """Every verdict's answer as one line of plain text, and what a section tells besides; the rest is on the page."""
+    lines = []
+    for section in in_order():
+        if section.name not in tables:
+            continue
+        numbers, asked = measured(tables[section.name]), ", ".join(section.questions)
+        lines += [
+            f"{asked} {section.name}: {problem_name(verdict.problem)}: {verdict.answer}"
+            for verdict in section.verdicts(numbers)
+        ]
+        lines += section.told(numbers) if section.told else ()
+    return lines
 
 
 def _content(section: Section, table: pd.DataFrame) -> Content:
     numbers = measured(table)
     headings, rows = _cells(section.summary(numbers))
-    return Content(section, section.verdicts(numbers), basis(numbers, section.name), headings, rows, _warned(table))
+    based = section.basis(numbers) if section.basis else basis(numbers, section.name)
+    return Content(section, section.verdicts(numbers), based, headings, rows, _warned(table))
 
 
 def basis(table: pd.DataFrame, figure: str) -> str:

@@ -20,28 +20,40 @@ from figures.table_view import measured
 __all__ = ["answers", "draw_all", "write_report"]
 
 KINDS = ("png", "svg", "pdf")
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "'")  # what a spreadsheet, or `analyses.folder`, gives a meaning
 MARKS = r"\`*_[]|~#$"  # the rest means something at the start of a line only, where no such text stands
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A section's content with its figure."""
+class Further:
+    """A further picture of a section."""
 
-    content: Content
+    name: str
+    reading: str
     svg: Markup
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """A section's content with its figure, and with the further ones where it has any."""
+
+    content: Content
+    svg: Markup
+    further: tuple[Further, ...]
+
+
 def write_report(out: Path, tables: Mapping[str, pd.DataFrame], manifest: Mapping[str, Any]) -> Path:
-    """Write `figures/`, `summary.md` and `index.html` into `out`; the page's path.
+    """Write `figures/`, `summary.md` and `index.html` into `out`, and `summaries/` of long tables; the page's path.
 
     Each file appears whole or not at all, the page last. The tables of the analyses, which the page links to as
     `tables/<analysis>.csv`, are written elsewhere.
     """
     svgs = draw_all(out / "figures", tables)
-    sections = [
-        Drawn(content, Markup(inline(svgs[content.section.name], content.section.name, _label(content))))
-        for content in contents(tables)
-    ]
+    sections = [_drawn(content, svgs) for content in contents(tables)]
+    for section in in_order():
+        if section.told and section.name in tables:
+            summed = section.summary(measured(tables[section.name]))
+            write_whole(out / "summaries" / f"{section.name}.csv", as_plain_csv(summed))
     values = {"sections": sections, "manifest": manifest, "questions": _by_question(sections)}
     summary = _environment(html=False).get_template("summary.md.jinja").render(values)
     write_whole(out / "summary.md", summary.encode(errors="backslashreplace"))
@@ -50,18 +62,39 @@ def write_report(out: Path, tables: Mapping[str, pd.DataFrame], manifest: Mappin
     return out / "index.html"
 
 
+def as_plain_csv(summed: pd.DataFrame) -> bytes:
+    """A summary as CSV; text that a spreadsheet would take for a formula stands behind an apostrophe."""
+    texts = summed.select_dtypes(exclude="number").astype("str")
+    safe = {str(name): texts[name].where(~texts[name].str.startswith(FORMULA), "'" + texts[name]) for name in texts}
+    return summed.assign(**safe).to_csv(index=False, lineterminator="\n").encode()
+
+
 def draw_all(folder: Path, tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
-    """Draw each analysis that has a figure into `folder` as PNG, SVG and PDF; the SVG text of each."""
+    """Draw the pictures of each analysis that has any into `folder` as PNG, SVG and PDF; the SVG text of each."""
     svgs = {}
     for section in in_order():
         if section.name not in tables:
             continue
-        figure = section.draw(measured(tables[section.name]))
-        files = {kind: rendered(figure, kind) for kind in KINDS}
-        for kind, content in files.items():
-            write_whole(folder / f"{section.name}.{kind}", content)
-        svgs[section.name] = files["svg"].decode()
+        numbers = measured(tables[section.name])
+        pictures = [(section.name, section.draw)]
+        pictures += [(f"{section.name}_{picture.name}", picture.draw) for picture in section.further]
+        for name, draw in pictures:
+            figure = draw(numbers)
+            files = {kind: rendered(figure, kind) for kind in KINDS}
+            for kind, content in files.items():
+                write_whole(folder / f"{name}.{kind}", content)
+            svgs[name] = files["svg"].decode()
     return svgs
+
+
+def _drawn(content: Content, svgs: Mapping[str, str]) -> Drawn:
+    name, label = content.section.name, _label(content)
+    further = tuple(
+        Further(of, picture.reading, Markup(inline(svgs[of], of, f"{content.section.title} {picture.name}")))
+        for picture in content.section.further
+        for of in [f"{name}_{picture.name}"]
+    )
+    return Drawn(content, Markup(inline(svgs[name], name, label)), further)
 
 
 def _by_question(sections: list[Drawn]) -> dict[str, list[Drawn]]:
