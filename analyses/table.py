@@ -43,7 +43,8 @@ COLUMNS: dict[str, str] = {
     "test_steps": "inner steps where a training run was validated or tested; `inner_steps` are those in training",
     "outer_optimizer": "outer optimizer of a training run",
     "outer_lr": "its largest step",
-    "elapsed": "seconds that training took so far, validation and probes apart",
+    "elapsed": "seconds that training took so far, validation and probes apart: on a CPU the processor's, with all "
+    "threads, else the clock's",
     "loss": "outer loss, of one task or the mean over them (task -1)",
     "accuracy": "share of the queries that were classified rightly, of one task or the mean",
     "calibration": "of generalized few-shot: `none`, or `tuned` where a bias is taken off the base classes' scores",

@@ -17,8 +17,8 @@ MARKERS = 6  # along a line, so that lines can be told apart in grey
 READING = (
     "A row for each number of inner steps in training. Left: performance on the validation tasks, mean over seeds, "
     "over outer iterations. Middle: the same over seconds of training, reckoned as the iteration times the median "
-    "seconds that one takes, over the seeds and the times between validations: the machine may have done other work "
-    "meanwhile, so that single readings of the clock are not to be trusted, and seconds compare roughly. Right: 1 - "
+    "seconds that one takes, over the seeds and the times between validations (on a CPU the processor's): the machine "
+    "may have done other work meanwhile, so that seconds compare roughly. Right: 1 - "
     "cosine between the mean gradient that training follows and the exact derivative of the same loop, at the theta of "
     "the iteration, for some fixed tasks, mean over seeds, with all below 1e-6 on one line, as rounding. Lines without "
     "intervals: those are in the first picture. A cross: a run diverged there, and the mean goes on without it."
