@@ -30,8 +30,8 @@ class Progress:
     `theta (P,)` and the outer optimizer's `moments` are what the next step starts from. `losses`, `norms` (of the
     gradient before clipping), `warned` (tasks whose outcome is not OK) and `seconds` (of training alone, added up, by
     the processor's clock on a CPU) have one number an iteration. `validations` are (iteration, mean loss, mean
-    accuracy, tasks without a loss); `probes` the rows of `PROBE_COLUMNS`, task -1 for the mean gradient. `diverged_at` is the
-    iteration that could not be made, or -1.
+    accuracy, tasks without a loss); `probes` the rows of `PROBE_COLUMNS`, task -1 for the mean gradient. `diverged_at`
+    is the iteration that could not be made, or -1.
     """
 
     iteration: int
