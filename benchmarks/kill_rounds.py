@@ -149,9 +149,10 @@ def play(number: int, chance: random.Random, cells: int, folder: Path, whole: by
 
         def listen() -> None:
             assert process.stderr is not None
-            for line in process.stderr:
-                if line.startswith("[") and "] " in line:
-                    acknowledged.append(line.partition("] ")[2].rpartition(":")[0])
+            with process.stderr:
+                for line in process.stderr:
+                    if line.startswith("[") and "] " in line:
+                        acknowledged.append(line.partition("] ")[2].rpartition(":")[0])
 
         ear = Thread(target=listen)
         ear.start()
