@@ -19,11 +19,13 @@ from distributed.core import rpc
 from distributed.system import MEMORY_LIMIT
 from distributed.versions import VersionMismatchWarning
 
+from analyses.engine import NoWorkers
 from analyses.interrupt import held_back
 from analyses.task import THREADS
 from analyses.workers.driver import ByWorkers
 from analyses.workers.link import DaskLink, linked
 
+STARTS = 4  # attempts; one or two may fail by chance
 CONNECTING = 5  # seconds after which a scheduler that does not answer is not there
 LARGEST_FILE = 1 << 20  # bytes of a scheduler's file; a real one has some thousands
 HOW = "see that it runs and can be reached from here"
@@ -56,11 +58,7 @@ def local(workers: int | None, wait: float, tell: Callable[[str], None]) -> Iter
         }
         with _quiet(), dask.config.set(settings):
             with held_back():
-                started = LocalCluster(
-                    n_workers=count, threads_per_worker=1, processes=True, host="127.0.0.1",
-                    dashboard_address="127.0.0.1:0", scheduler_kwargs={"dashboard": False},
-                    memory_limit=MEMORY_LIMIT // count, silence_logs=logging.CRITICAL,
-                )  # fmt: skip
+                started = _started(count)
             with started, Client(started, timeout=CONNECTING) as client, linked(client, tell) as link:
                 try:
                     yield link
@@ -87,6 +85,30 @@ def cluster(address: str, tls: dict[str, str], wait: float, tell: Callable[[str]
             client = _client(where, tls)
         with client, linked(client, tell) as link:
             yield ByWorkers("cluster", lambda: nullcontext(link), wait, tell)
+
+
+def _started(count: int) -> LocalCluster:
+    """So many processes with their scheduler; raises `NoWorkers` where they will not start.
+
+    dask starts none if a process dies while it starts, as one does that is killed, or that the memory is too small for.
+    """
+    for _ in range(STARTS - 1):
+        with suppress(RuntimeError):
+            return _start(count)
+    try:
+        return _start(count)
+    except RuntimeError as error:
+        raise NoWorkers(
+            f"--workers: expected {count} processes to start, found that one died or failed in each of {STARTS} "
+            f"attempts ({error}); take fewer, or --engine inline"
+        ) from None
+
+
+def _start(count: int) -> LocalCluster:
+    return LocalCluster(
+        n_workers=count, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address="127.0.0.1:0",
+        scheduler_kwargs={"dashboard": False}, memory_limit=MEMORY_LIMIT // count, silence_logs=logging.CRITICAL,
+    )  # fmt: skip
 
 
 def _end(started: LocalCluster) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from analyses.engine import Asked, Inline, engine
+from analyses.engine import Asked, Inline, NoWorkers, engine
 from analyses.workers import clusters
 from analyses.workers.clusters import Unreachable, cluster, scheduler_address
 from analyses.workers.facts import differences, facts
@@ -132,3 +132,26 @@ def test_what_a_worker_must_share() -> None:
         "flush denormals: not told, and here False"
     ]
     assert {"python", "torch", "numpy", "gradgauge's source", "torch threads"} <= set(mine)
+
+
+@pytest.mark.parametrize("failures", [0, 3, 4])
+def test_processes_that_do_not_start_are_started_again_and_then_given_up(
+    failures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def start(count: int) -> str:
+        tried.append(count)
+        if len(tried) <= failures:
+            raise RuntimeError("Nanny failed to start.")
+        return "started"
+
+    monkeypatch.setattr(clusters, "_start", start)
+    if failures < 4:
+        assert clusters._started(2) == "started" and tried == [2] * (failures + 1)
+        return
+    with pytest.raises(
+        NoWorkers, match=r"expected 2 processes to start, .* each of 4 attempts .* take fewer"
+    ):
+        clusters._started(2)
+    assert len(tried) == 4

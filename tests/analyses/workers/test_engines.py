@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import dask.config
@@ -96,6 +97,29 @@ def test_processes_give_the_bits_of_this_one_though_one_is_killed(tmp_path: Path
     assert heard == {"127.0.0.1"}
     assert record["engine"] == "local" and record["workers lost"] == 1 and record["threads per task"] == 1
     assert any("a worker died measuring" in line for line in told)
+    assert not workers_of(psutil.Process().pid)
+
+
+@pytest.mark.slow
+def test_a_process_killed_while_it_starts_is_started_again() -> None:
+    killed = []
+
+    def kill_one() -> None:
+        while not killed and not done.wait(0.01):
+            for process in workers_of(psutil.Process().pid):
+                process.kill()
+                killed.append(process.pid)
+                break
+
+    done = Event()
+    killer = Thread(target=kill_one)
+    killer.start()
+    try:
+        found, _, record = became(Asked(workers=2), grid())
+    finally:
+        done.set()
+        killer.join()
+    assert killed and rows(found, grid()) == expected() and sum(record["workers"].values()) >= 2
     assert not workers_of(psutil.Process().pid)
 
 
