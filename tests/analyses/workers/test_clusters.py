@@ -150,8 +150,6 @@ def test_processes_that_do_not_start_are_started_again_and_then_given_up(
     if failures < 4:
         assert clusters._started(2) == "started" and tried == [2] * (failures + 1)
         return
-    with pytest.raises(
-        NoWorkers, match=r"expected 2 processes to start, .* each of 4 attempts .* take fewer"
-    ):
+    with pytest.raises(NoWorkers, match=r"expected 2 processes to start, .* each of 4 attempts .* take fewer"):
         clusters._started(2)
     assert len(tried) == 4
