@@ -59,7 +59,7 @@ def other_seeds(settings: Settings) -> Settings:
 
     return replace(
         settings, grids=moved(settings.grids), roundings=moved(settings.roundings), costs=moved(settings.costs),
-        budgets=moved(settings.budgets),
+        budgets=moved(settings.budgets), trainings=moved(settings.trainings), generalized=moved(settings.generalized),
     )  # fmt: skip
 
 

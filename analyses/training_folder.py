@@ -18,7 +18,6 @@ from analyses.lock import locked
 from analyses.settings import fingerprint
 from analyses.table import tidy
 from analyses.training import rows_of
-from diagnostics.data import glyphs
 from diagnostics.files import write_whole
 from diagnostics.protocols.intervals import interval
 from diagnostics.training.progress import Progress
@@ -72,7 +71,7 @@ def facts(run: Trained, begun: str, source: dict[str, Any]) -> dict[str, Any]:
         "numerics": manifest.numerics((run.recipe.device,)),
         "machine": manifest.machine(),
         "packages": manifest.packages(),
-        "data": {"glyphs": glyphs.manifest()} if run.recipe.problem.startswith("few_shot") else {},
+        "data": manifest.image_sets({run.recipe.problem}),
     }
 
 

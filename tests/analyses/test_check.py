@@ -96,7 +96,16 @@ def test_the_sample_is_the_same_again_and_never_parts_twins() -> None:
 
 
 def test_other_seeds_are_as_many_and_all_new() -> None:
-    settings = resolve(("steps",), "quick", {}, {})
+    trained = {
+        "problems": ["sinusoid"],
+        "methods": ["maml"],
+        "steps": [1],
+        "seeds": [0, 7],
+        "tasks": 2,
+        "meta_iterations": 3,
+    }
+    settings = resolve(("steps", "training"), "quick", {"training": [trained], "generalized": [trained]}, {})
+    assert settings.trainings and settings.generalized
     old = {seed for table in settings.tables() for seed in table.seeds}
     moved = other_seeds(settings)
     assert not old & {seed for table in moved.tables() for seed in table.seeds}
