@@ -20,10 +20,10 @@ from analyses.compare_medians import compare_medians
 from analyses.engine import Engine, Failed, Inline, Measured
 from analyses.finished import Finished
 from analyses.run import Progress, cells_of
-from analyses.settings import Budget, Cost, Grid, Rounding, Settings
+from analyses.settings import Budget, Cost, Grid, Rounding, Settings, Training
 from analyses.table import COLUMNS, tidy
 
-Table = TypeVar("Table", Grid, Rounding, Cost, Budget)
+Table = TypeVar("Table", Grid, Rounding, Cost, Budget, Training)
 
 
 @dataclass(frozen=True)
