@@ -41,10 +41,10 @@ MEASURES = {
 def cells(settings: Settings) -> list[Cell]:
     """A cell for each run of the tables, as in `analyses.training`.
 
-    Raises `ValueError` for a problem without base classes, for a name that is unknown, and for settings that mean
-    nothing.
+    Raises `ValueError` for a problem without base classes, and as that does.
     """
-    return [Cell.of("generalized", recipe) for table in settings.generalized for recipe in recipes(table)]
+    asked = (recipe for table in settings.generalized for recipe in recipes(table))
+    return [Cell.of("generalized", recipe) for recipe in training.told_apart("generalized", asked)]
 
 
 def recipes(table: Training) -> list[Recipe]:

@@ -1,29 +1,25 @@
 """The rows of generalized few-shot boiled down to a number a seed, and to intervals over seeds.
 
-A trained network is one draw, and another seed has other tasks too, so that the seeds' numbers are independent and all
-that an interval can rest on (the nested design of `diagnostics.protocols.intervals`): with x_s the number of seed s,
-
-    mean +- t_(S-1) sqrt(sum_s (x_s - mean)^2 / (S - 1) / S)                 95%; unknown with one seed
-
-The number of a seed for harmonic means is H(mean S, mean U), the harmonic mean of its mean accuracies over episodes;
-`harmonic_mean` stays what the rows have, whose mean over episodes is at most that. Two methods are compared by the
-differences x_s - y_s of the same seeds, that is on the same tasks from the same first theta.
+Intervals are those of `analyses.seeds`. The number of a seed for harmonic means is H(mean S, mean U), the harmonic
+mean of its mean accuracies over episodes; `harmonic_mean` stays what the rows have, whose mean over episodes is at most
+that. Two methods are compared by the differences x_s - y_s of the same seeds, that is on the same tasks from the same
+first theta.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import nan, sqrt
+from math import nan
 
 import numpy as np
 import pandas as pd
 
-from diagnostics.protocols.student import t_quantile
+from analyses import seeds
 
 LINE = ("case", "method", "iterations", "precision", "outer_lr", "inner_steps", "test_steps", "calibration")
 AVERAGED = ("accuracy", "base_accuracy", "novel_accuracy", "harmonic_mean", "delta1", "delta2", "area", "loss", "bias")
 OF_MEANS = "harmonic_of_means"
 VALUES = (*AVERAGED, OF_MEANS)
-LEVEL = 0.95
+ENDS = (("_low", -1), ("_high", 1))
 
 
 @dataclass(frozen=True)
@@ -73,15 +69,9 @@ def by_seed(rows: pd.DataFrame) -> pd.DataFrame:
 
 def over_seeds(means: pd.DataFrame, by: Sequence[str] = LINE, values: Sequence[str] = VALUES) -> pd.DataFrame:
     """A row for each combination of `by`: how many seeds, and each value's mean, `_low` and `_high`."""
-    groups = means.groupby(list(by), dropna=False, sort=True)
-    table = groups.agg(seeds=("seed", "nunique"), **{name: (name, "mean") for name in values}).reset_index()
-    for name in values:
-        spread = groups[name].std(ddof=1).to_numpy(dtype=float)
-        counts = groups[name].count().to_numpy(dtype=int)
-        half = np.array([_half(float(each), int(count)) for each, count in zip(spread, counts, strict=True)])
-        middle = table[name].to_numpy(dtype=float)
-        table = table.assign(**{f"{name}_low": middle - half, f"{name}_high": middle + half})
-    return table
+    table = seeds.over_seeds(means, by, values)
+    ends = {f"{name}{end}": table[name] + sign * table[f"{name}_half"] for name in values for end, sign in ENDS}
+    return table.drop(columns=[f"{name}_half" for name in values]).assign(**ends)
 
 
 def interval(values: Sequence[float]) -> Seeds:
@@ -89,13 +79,10 @@ def interval(values: Sequence[float]) -> Seeds:
     known = np.asarray(values, dtype=float)
     known = known[~np.isnan(known)]
     spread = float(known.std(ddof=1)) if len(known) > 1 else nan
-    return Seeds(float(known.mean()) if len(known) else nan, _half(spread, len(known)), len(known))
+    half = seeds.t_over_root(len(known)) * spread
+    return Seeds(float(known.mean()) if len(known) else nan, half, len(known))
 
 
 def paired(one: pd.Series, other: pd.Series) -> Seeds:
     """The interval of one - other, both indexed by seed, over the seeds that both have."""
     return interval((one - other).dropna().to_numpy(dtype=float).tolist())
-
-
-def _half(spread: float, seeds: int) -> float:
-    return t_quantile((1 + LEVEL) / 2, seeds - 1) * spread / sqrt(seeds) if seeds > 1 else nan

@@ -14,7 +14,7 @@ and in the test, so that methods can be compared in pairs; another seed meets ot
     end          how far training came: outcome `ok`, or `diverged` with the iteration that could not be made
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from itertools import pairwise, product
 from typing import Any
@@ -44,23 +44,24 @@ def cells(settings: Settings) -> list[Cell]:
     Raises `ValueError` for a name that is unknown, for settings that mean nothing, and for runs that no column of the
     table would tell apart.
     """
-    found = list(dict.fromkeys(recipe for table in settings.trainings for recipe in recipes(table)))
-    _refuse_alike(found)
+    found = told_apart("training", (recipe for table in settings.trainings for recipe in recipes(table)))
     return [Cell.of("training", recipe) for recipe in found]
 
 
-def _refuse_alike(found: list[Recipe]) -> None:
-    """`ValueError` for two runs that differ only in what the table does not tell, as the size of a batch."""
+def told_apart(analysis: str, asked: Iterable[Recipe]) -> list[Recipe]:
+    """Each run once; `ValueError` for two that differ only in what the table does not tell, as the size of a batch."""
+    found = list(dict.fromkeys(asked))
     told: dict[tuple[object, ...], Recipe] = {}
     for recipe in found:
         other = told.setdefault(tuple(getattr(recipe, name) for name in TOLD), recipe)
         if other != recipe:
             apart = [name for name, value in asdict(recipe).items() if value != getattr(other, name)]
             raise ValueError(
-                f"training: expected runs that the table tells apart, found two of {recipe.problem}, {recipe.method}, "
-                f"{recipe.inner_steps} inner steps and seed {recipe.seed} that differ in {', '.join(apart)} alone; "
-                "give each a run folder of its own"
+                f"{analysis}: expected runs that the table tells apart, found two of {recipe.problem}, "
+                f"{recipe.method}, {recipe.inner_steps} inner steps and seed {recipe.seed} that differ in "
+                f"{', '.join(apart)} alone; give each a run folder of its own"
             )
+    return found
 
 
 def recipes(table: Training) -> list[Recipe]:

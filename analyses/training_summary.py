@@ -17,9 +17,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from diagnostics.protocols.student import t_quantile
+from analyses.seeds import over_seeds, t_over_root
 
-LEVEL = 0.95
 LOOP = (
     "problem", "inner_optimizer", "inner_lr", "strength", "outer_optimizer", "outer_lr", "inner_steps",
 )  # fmt: skip
@@ -51,32 +50,6 @@ def task_rows(table: pd.DataFrame) -> pd.DataFrame:
     rows = _each_once(rows, keys)
     lost = rows["loss"].isna()
     return rows[keys].assign(loss=rows["loss"].where(~lost, np.inf), accuracy=rows["accuracy"], lost=lost)
-
-
-def over_seeds(each: pd.DataFrame, by: Sequence[str], values: Sequence[str] = VALUES) -> pd.DataFrame:
-    """One row for each combination of `by`: the mean of each value over the seeds, and half its interval, `_half`.
-
-    `each` has one row a seed; a seed without a number is left out of the mean. The interval is NaN with one seed, and
-    where a value is infinite. `seeds` counts the rows. Where `each` has them, `diverged` and `lost` are summed, and
-    `tasks` is the fewest.
-    """
-    groups = each.groupby(list(by), dropna=False, sort=False)
-    found = {"seeds": groups.size()}
-    for name in values:
-        finite = each.assign(it=each[name].where(~np.isinf(each[name])))
-        count = groups[name].count()
-        spread = finite.groupby(list(by), dropna=False, sort=False)["it"].agg(["std", "count"])
-        factor = [t_over_root(int(seeds)) for seeds in count.to_numpy(dtype=int)]
-        half = spread["std"] * factor
-        found |= {name: groups[name].mean(), f"{name}_half": half.where(spread["count"] == count)}
-    found |= {name: groups[name].sum() for name in ("diverged", "lost") if name in each}
-    found |= {name: groups[name].min() for name in ("tasks",) if name in each}
-    return pd.DataFrame(found).reset_index()
-
-
-def t_over_root(seeds: int) -> float:
-    """What a standard deviation of the seeds' means is multiplied by for half the interval; NaN below two seeds."""
-    return t_quantile((1 + LEVEL) / 2, seeds - 1) / seeds**0.5 if seeds > 1 else float("nan")
 
 
 def summarise_training(table: pd.DataFrame) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from math import isfinite, isnan
 
 import pandas as pd
 
-from analyses.training_summary import over_seeds
+from analyses.seeds import over_seeds
 from figures.training_gaps import IMPLICIT_SOLVERS, clearest, each_judged, gap_text, implicit_line
 from figures.training_lines import PLAIN, Line
 from figures.training_view import Case, at

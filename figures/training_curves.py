@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analyses.training_summary import over_seeds
+from analyses.seeds import over_seeds
 from figures.page import Layout, blank, page, say_instead
 from figures.style import drawing
 from figures.training_axes import line_handles, remark

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analyses.training_summary import over_seeds
+from analyses.seeds import over_seeds
 from figures.page import Layout, Page, blank, page, say_instead
 from figures.style import GREY, drawing
 from figures.training_axes import line_handles, remark, shares

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from analyses.training_summary import over_seeds
+from analyses.seeds import over_seeds
 from figures.names import problem_name
 from figures.training_view import KEYS, Case, seeds_of, studied
 from figures.training_wording import with_half

@@ -9,7 +9,7 @@ from math import isnan
 import numpy as np
 import pandas as pd
 
-from analyses.training_summary import over_seeds
+from analyses.seeds import over_seeds
 from figures.caution import ADVICE
 from figures.section import Verdict
 from figures.training_arithmetic import arithmetic

@@ -9,6 +9,7 @@ from functools import cached_property
 
 import pandas as pd
 
+from analyses.seeds import over_seeds
 from analyses.training_summary import (
     METHOD,
     SETTING,
@@ -16,7 +17,6 @@ from analyses.training_summary import (
     differences,
     floors,
     gradients,
-    over_seeds,
     pace,
     rank_correlation,
     task_rows,
@@ -118,9 +118,11 @@ class Case:
 
     @cached_property
     def exactness(self) -> pd.DataFrame:
-        """By line, `inner_steps` and seed: `distance`, the mean 1 - cosine of the mean gradient along training, not
-        below `EXACT`, and the performance with the steps of training at test; on the data as they are.
-        """  # noqa: D205
+        """By line, `inner_steps` and seed, how exact the gradient was and how good the network became.
+
+        `distance` is the mean 1 - cosine of the mean gradient along training, not below `EXACT`; the performance is
+        that with the steps of training at test. On the data as they are.
+        """
         keys = ["line", "inner_steps", "seed"]
         probed = self.probes.groupby(keys)[["cosine_distance"]].mean().reset_index()
         shown = self.each[self.each["test_steps"] == self.each["inner_steps"]]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from analyses.run import cells_of
+from analyses.seeds import over_seeds, t_over_root
 from analyses.settings import resolve
 from analyses.training_summary import (
     LOOP,
@@ -16,11 +17,9 @@ from analyses.training_summary import (
     differences,
     floors,
     gradients,
-    over_seeds,
     pace,
     rank_correlation,
     summarise_training,
-    t_over_root,
     task_rows,
 )
 from diagnostics.protocols.intervals import interval, paired
