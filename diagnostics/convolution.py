@@ -18,21 +18,6 @@ from torch.nn import functional
 aten = torch.ops.aten
 
 
-def first_convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Images of one channel `x (B, n, h, w)` by `weight (B, k, 1, 3, 3)`, `bias (B, k)`: `(n, B k, h, w)`.
-
-    A product of matrices, since oneDNN's routines take four times as long for one channel. Where a pixel's
-    surroundings are another's, as all over a background, so are its numbers, bit for bit.
-    """
-    tasks, images, height, width = x.shape
-    around = functional.pad(x, (1, 1, 1, 1))
-    shifted = [around[:, :, i : i + height, j : j + width] for i in range(3) for j in range(3)]
-    patches = torch.stack(shifted, -1).reshape(tasks, -1, 9)
-    found = torch.baddbmm(bias.unsqueeze(1), patches, weight.reshape(tasks, -1, 9).mT)  # (B, n h w, k)
-    rows = found.view(tasks, images, height, width, -1).permute(1, 2, 3, 0, 4)
-    return rows.reshape(images, height, width, -1).permute(0, 3, 1, 2)
-
-
 def convolution(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
     """`x (n, groups c, h, w)` by `weight (groups k, c, 3, 3)` and `bias (groups k,)`, zeros around the image."""
     return _Convolved.apply(x, weight, bias, groups)

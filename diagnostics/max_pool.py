@@ -1,7 +1,8 @@
-"""Max-pool over windows of 2x2, whose derivatives keep the layout of images in memory.
+"""Max-pool over windows of 2x2 with quick derivatives.
 
-torch's own second derivative gathers into the layout of one channel after the other, whatever the images have. What
-follows would then pass over numbers in two orders at once, which takes several times as long.
+torch pools eight times as fast where a pixel's channels lie next to each other in memory (`channels_last`), so that
+images are pooled in that layout, whatever theirs is; the maxima come channel after channel, which is what a convolution
+wants, and the pull to the image has the image's layout.
 
     out = x[places],   pull of g: g at the places, zero elsewhere;   pull of v through that: v[places]
 """
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 WINDOW = (2, 2)
+aten = torch.ops.aten
 
 
 def max_pool(x: Tensor) -> Tensor:
@@ -24,7 +26,8 @@ class _Pooled(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.ops.aten.max_pool2d_with_indices(x, WINDOW)
+        found, places = aten.max_pool2d_with_indices(x.contiguous(memory_format=torch.channels_last), WINDOW)
+        return found.contiguous(), places.contiguous(memory_format=layout(x))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
@@ -42,8 +45,8 @@ class _Spread(torch.autograd.Function):
 
     @staticmethod
     def forward(g: Tensor, x: Tensor, places: Tensor) -> Tensor:
-        spread = torch.ops.aten.max_pool2d_with_indices_backward
-        return spread(g, x, WINDOW, WINDOW, (0, 0), (1, 1), False, places)
+        g = g.contiguous(memory_format=layout(x))
+        return aten.max_pool2d_with_indices_backward(g, x, WINDOW, WINDOW, (0, 0), (1, 1), False, places)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -52,7 +55,14 @@ class _Spread(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (places,) = ctx.saved_tensors
-        pixels = gradients[0].permute(0, 2, 3, 1).flatten(1, 2)  # channels last: a view there
+        if layout(places) == torch.contiguous_format:
+            return gradients[0].flatten(2).gather(2, places.flatten(2)).view_as(places), None, None
+        pixels = gradients[0].permute(0, 2, 3, 1).flatten(1, 2)
         found = pixels.gather(1, places.permute(0, 2, 3, 1).flatten(1, 2))
         images, _, rows, columns = places.shape
-        return found.unflatten(1, (rows, columns)).permute(0, 3, 1, 2), None, None
+        return found.unflatten(1, (rows, columns)).permute(0, 3, 1, 2).contiguous(), None, None
+
+
+def layout(x: Tensor) -> torch.memory_format:
+    """How the images `x` lie in memory."""
+    return torch.contiguous_format if x.is_contiguous() else torch.channels_last

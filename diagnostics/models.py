@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from diagnostics.batch_norm import batch_norm
 from diagnostics.checks import one_of
-from diagnostics.convolution import convolution, first_convolution
+from diagnostics.convolution import convolution
+from diagnostics.grey import grey_convolution, normed_grey_convolution
 from diagnostics.max_pool import max_pool
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -101,17 +102,16 @@ def conv4(
     def apply(w: Tensor, x: Tensor) -> Tensor:
         tasks, images = x.shape[:2]
         pieces = iter(_split(w, shapes))
-        # A task's channels lie side by side, and those of a pixel next to each other in memory (`channels_last`).
-        h = x.permute(1, 3, 4, 0, 2).reshape(images, side, side, -1).permute(0, 3, 1, 2)
+        h = x.transpose(0, 1).flatten(1, 2)
         for block in range(4):
             kernel, bias = next(pieces), next(pieces)
+            norm = (next(pieces), next(pieces)) if normed else None
             if block == 0 and channels == 1:
-                h = first_convolution(x.squeeze(2), kernel, bias)
+                grey = x.squeeze(2)
+                h = normed_grey_convolution(grey, kernel, *norm) if norm else grey_convolution(grey, kernel, bias)
             else:
                 h = convolution(h, kernel.flatten(0, 1), bias.flatten(), tasks)
-            if normed:
-                scale, shift = next(pieces), next(pieces)
-                h = batch_norm(h, scale.flatten(), shift.flatten())
+                h = batch_norm(h, norm[0].flatten(), norm[1].flatten()) if norm else h
             h = act(pooled(h)) if pool == "max" else pooled(act(h))  # the same either way, and a quarter to act on
         h = h.reshape(images, tasks, features).transpose(0, 1)
         weight, bias = next(pieces), next(pieces)

@@ -1,13 +1,11 @@
 """Convolution and max-pool: torch's numbers and derivatives of every order, ties, and the layout in memory."""
 
-from functools import partial
-
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from diagnostics.convolution import convolution, first_convolution
+from diagnostics.convolution import convolution
 from diagnostics.max_pool import max_pool
 from tests.cases import check_ratio, vectors
 
@@ -72,38 +70,6 @@ def test_convolution_by_central_differences() -> None:
     assert torch.autograd.gradgradcheck(lambda x, w, b: convolution(x, w, b, 2), inputs)
 
 
-@pytest.mark.parametrize("tasks", [1, 3])
-def test_the_first_convolution_is_a_convolution(tasks: int) -> None:
-    x = vectors(tasks, 4 * 6 * 5).view(tasks, 4, 6, 5)
-    weight = vectors(tasks, 2 * 9).view(tasks, 2, 1, 3, 3).requires_grad_()
-    bias = vectors(tasks, 2).clone().requires_grad_()
-    found = first_convolution(x, weight, bias)
-    assert found.is_contiguous(memory_format=torch.channels_last)
-    truth = torchs(x.transpose(0, 1), weight.flatten(0, 1), bias.flatten(), tasks)
-    check_ratio("first convolution", (found - truth).norm().detach(), 2.0**-52 * 3 * truth.norm().detach())
-
-    def plainly(w: Tensor, b: Tensor) -> Tensor:
-        return torchs(x.transpose(0, 1), w.flatten(0, 1), b.flatten(), tasks)
-
-    pairs = [derivatives(of, (weight, bias), 3) for of in (partial(first_convolution, x), plainly)]
-    for order, (one, other) in enumerate(zip(*pairs, strict=True), start=1):
-        check_ratio("first convolution", (one - other).norm(), 2.0**-52 * 60**0.5 * order * other.norm(), order)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("images", [5, 75])
-def test_a_background_is_of_one_value_to_the_last_bit(images: int, dtype: torch.dtype) -> None:
-    """Max-pool takes the first of equals: were equal surroundings to give unequal bits, rounding would choose."""
-    x = torch.full((1, images, 28, 28), 0.37, dtype=dtype)
-    weight, bias = vectors(1, 64 * 9).view(1, 64, 1, 3, 3).to(dtype), vectors(1, 64).to(dtype)
-    first = first_convolution(x, weight, bias)[:, :, 1:-1, 1:-1]
-    assert bool((first == first[:1, :, :1, :1]).all())
-    inner = first_convolution(x, weight, bias)[:, :, 1:2, 1:2].expand(-1, -1, 14, 14)
-    kernel = vectors(1, 64 * 64 * 9).view(64, 64, 3, 3).to(dtype)
-    second = convolution(inner.contiguous(memory_format=torch.channels_last), kernel, bias[0], 1)[:, :, 1:-1, 1:-1]
-    assert bool((second == second[:1, :, :1, :1]).all())
-
-
 @pytest.mark.parametrize("side", [6, 7])
 def test_max_pool_and_its_derivatives_are_torchs_bit_for_bit(side: int) -> None:
     x = vectors(2, 3 * side * side).view(2, 3, side, side).mul(2).round()  # with ties
@@ -118,16 +84,15 @@ def test_max_pool_and_its_derivatives_are_torchs_bit_for_bit(side: int) -> None:
         assert all(torch.equal(one, other) for one, other in pairs)
 
 
-def test_a_second_derivative_of_max_pool_keeps_the_layout() -> None:
-    """torch's gathers into the layout of one channel after the other."""
-    x = vectors(2, 3 * 36).view(2, 3, 6, 6).contiguous(memory_format=torch.channels_last).requires_grad_()
-
-    def pulled_through_the_pull(pool) -> Tensor:
-        g = torch.ones(2, 3, 3, 3).to(x).contiguous(memory_format=torch.channels_last).requires_grad_()
-        (pull,) = torch.autograd.grad(pool(x), x, g, create_graph=True)
-        return torch.autograd.grad(pull, g, x.detach())[0]
-
-    found, torchs = pulled_through_the_pull(max_pool), pulled_through_the_pull(lambda y: functional.max_pool2d(y, 2))
-    assert torch.equal(found, torchs)
-    assert found.is_contiguous(memory_format=torch.channels_last)
-    assert not torchs.is_contiguous(memory_format=torch.channels_last)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_where_the_numbers_of_max_pool_and_its_derivatives_lie(layout: torch.memory_format) -> None:
+    """The pull as the image does; the maxima and what their gradients are pulled to as a convolution wants them."""
+    x = vectors(2, 3 * 36).view(2, 3, 6, 6).contiguous(memory_format=layout).requires_grad_()
+    g = vectors(2, 3 * 9).view(2, 3, 3, 3).clone().requires_grad_()
+    found = max_pool(x)
+    (pull,) = torch.autograd.grad(found, x, g, create_graph=True)
+    (second,) = torch.autograd.grad(pull, g, x.detach())
+    assert pull.is_contiguous(memory_format=layout)
+    assert found.is_contiguous()
+    assert second.is_contiguous()
+    assert torch.equal(second, functional.max_pool2d(x.detach(), 2))
