@@ -315,7 +315,17 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         pairs = enumerate(zip(old, new, strict=True))
         return [line for at, (a, b) in pairs for line in differences(a, b, f"{name}[{at}]")]
-    return [] if old == new else [f"{name}: {json.dumps(old)} -> {json.dumps(new)}"]
+    return [] if old == new else [f"{name}: {_shown(old)} -> {_shown(new)}"]
+
+
+def _shown(value: Any) -> str:
+    """The value, or how many entries it has where it would fill lines, as tables of a sweep do."""
+    text = json.dumps(value)
+    return (
+        text
+        if len(text) <= 80 or not isinstance(value, list | dict)
+        else f"{len(value)} entr{'y' if len(value) == 1 else 'ies'}"
+    )
 
 
 def _table_of(problem: str, tables: list[dict[str, Any]]) -> dict[str, Any]:

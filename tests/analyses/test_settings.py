@@ -113,6 +113,14 @@ def test_fingerprints_and_differences_see_every_change() -> None:
     assert differences(one, two) == changed
 
 
+def test_differences_of_tables_more_or_less_are_told_by_their_number() -> None:
+    """A table added to a file would otherwise fill a screen, old and new."""
+    table = dict.fromkeys(map(str, range(40)), 1.5)
+    assert differences({"costs": [table]}, {"costs": [table] * 2}) == ["costs: 1 entry -> 2 entries"]
+    assert differences({"steps": [1, 5]}, {"steps": [1, 5, 10]}) == ["steps: [1, 5] -> [1, 5, 10]"]
+    assert differences({"a": None}, {"a": table}) == ["a: null -> 40 entries"]
+
+
 # ---- two kinds of tables
 
 
