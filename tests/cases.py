@@ -131,6 +131,17 @@ def vectors(rows: int, size: int, seed: int = 0, dtype: torch.dtype = torch.floa
     return torch.randn(rows, size, generator=generator, dtype=torch.float64).to(dtype)
 
 
+def derivatives(scalar: Callable[..., Tensor], inputs: tuple[Tensor, ...], orders: int) -> list[Tensor]:
+    """Derivatives of a scalar function, each of the one before along fixed directions, flat."""
+    found, total = [], scalar(*inputs)
+    for order in range(orders):
+        gradients = torch.autograd.grad(total, inputs, create_graph=True)
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        total = (flat * vectors(1, flat.numel())[0] * (1 + order)).sum()
+        found.append(flat.detach())
+    return found
+
+
 def times(matrix: Tensor) -> MatVec:
     """The product with a batch of matrices."""
     return lambda v: (matrix @ v.unsqueeze(-1)).squeeze(-1)
