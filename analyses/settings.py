@@ -289,8 +289,12 @@ def resolve(
             merged = [_table_of(problem, merged) | {"problems": [problem]} for problem in problems]
         wanted[name] = merged
     try:
-        adapter = TypeAdapter(Settings)
-        return adapter.validate_json(json.dumps(wanted, allow_nan=True, default=str))
+        text = json.dumps(wanted, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:  # an argument that the shell gave in bytes of another encoding
+        near = str(error.object)[max(0, error.start - 20) : error.end + 20]
+        raise ValueError(f"settings: expected text in UTF-8, found {near!r}") from None
+    try:
+        return TypeAdapter(Settings).validate_json(text)
     except ValidationError as error:
         # A list whose entries are wrong is also called too short, and every grid complains alike: once is enough.
         wrong = [detail for detail in error.errors() if detail["type"] != "too_short" or not detail["input"]]

@@ -176,6 +176,7 @@ def test_an_interrupt_ends_with_130_and_one_line(tmp_path: Path) -> None:
         (["run", "steps", "--problem", "quadratic[dimension=2,dimension=3]"], ["expected each parameter once"]),
         (["run", "steps", "--problem", "quadratic[condition=inf]"], ["condition", "finite number >= 1", "inf"]),
         (["run", "steps", "--problem", "quadratic[strength=nan]"], ["strength", "finite number >= 0", "nan"]),
+        (["run", "steps", "--problem", "sinus\udcffoid"], ["expected text in UTF-8", "sinus\\udcffoid"]),
         (["run", "steps", "--problem", "sinusoid["], ["expected a name or name[parameter=value,...]"]),
         (["run", "steps", "--problem", "sinusoid[activation=gelu]"], ["expected one of", "relu", "'gelu'"]),
         (["run", "steps", "--precision", "float16x"], ["unknown precision 'float16x'", "float32"]),
