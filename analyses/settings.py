@@ -325,11 +325,9 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
 def _shown(value: Any) -> str:
     """The value, or how many entries it has where it would fill lines, as tables of a sweep do."""
     text = json.dumps(value)
-    return (
-        text
-        if len(text) <= 80 or not isinstance(value, list | dict)
-        else f"{len(value)} entr{'y' if len(value) == 1 else 'ies'}"
-    )
+    if len(text) <= 80 or not isinstance(value, list | dict):
+        return text
+    return "1 entry" if len(value) == 1 else f"{len(value)} entries"
 
 
 def _table_of(problem: str, tables: list[dict[str, Any]]) -> dict[str, Any]:
