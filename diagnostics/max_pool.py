@@ -1,6 +1,6 @@
 """Max-pool over windows of 2x2 with quick derivatives.
 
-torch pools eight times as fast where a pixel's channels lie next to each other in memory (`channels_last`), so that
+torch pools much faster where a pixel's channels lie next to each other in memory (`channels_last`), so that
 images are pooled in that layout, whatever theirs is; the maxima come channel after channel, which is what a convolution
 wants, and the pull to the image has the image's layout.
 
