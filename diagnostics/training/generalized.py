@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diagnostics.chunks import in_chunks, tasks_that_fit
+from diagnostics.chunks import in_chunks
 from diagnostics.problem import Problem
 from diagnostics.problem_names import build, parse, problems
 from diagnostics.protocols.floors import nearest_mean, nearest_neighbour
@@ -21,7 +21,7 @@ from diagnostics.protocols.generalized import Generalized, generalized
 from diagnostics.protocols.seen_unseen import area, tune_bias
 from diagnostics.rows import Data, take_rows
 from diagnostics.training.batches import GROUP, batch, groups
-from diagnostics.training.loops import run_loops
+from diagnostics.training.loops import run_loops, tasks_together
 from diagnostics.training.recipe import Parts
 
 PIXELS: dict[str, Callable[[Data, int], Tensor]] = {
@@ -144,7 +144,7 @@ def _by_steps(
     found, labels, chunk = [], [], made.recipe.chunk
     for some in data:
         tasks = len(some["query_labels"])
-        chunk = chunk or tasks_that_fit(problem, theta.double().expand(GROUP, -1), some, copies=2)
+        chunk = chunk or tasks_together(made, problem, theta, some, GROUP)
         found += in_chunks(
             lambda rows, some=some: _scores(made, problem, theta, take_rows(some, rows), counts), tasks, chunk
         )

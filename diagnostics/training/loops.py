@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diagnostics.arithmetic.precision import enter_rows
 from diagnostics.arithmetic.rescaling import parse, rescale
+from diagnostics.chunks import tasks_that_fit
 from diagnostics.inner import Trajectory, run_inner
 from diagnostics.problem import Problem
 from diagnostics.rows import Data
@@ -53,6 +54,16 @@ def run_loops(
     kind, factor = parse(parts.recipe.scaling)
     unit = factor if kind == "loss_scale" else 2.0 ** (2 * scaled.powers.targets + scaled.powers.outer)
     return Loops(scaled.problem, loop, scaled.carry_back or _same, unit)
+
+
+def tasks_together(parts: Parts, problem: Problem, theta: Tensor, data: Data, tasks: int) -> int:
+    """How many of `tasks` tasks like the first of `data` to run together, in the dtype that `theta (P,)` is held in.
+
+    Half the bytes a number let twice the tasks stay in the processor's cache.
+    """
+    held = {key: x.to(parts.held) if x.is_floating_point() else x for key, x in data.items()}
+    copies = parts.recipe.inner_steps if parts.recipe.estimator == "unrolled" else 2
+    return tasks_that_fit(problem, theta.to(parts.held).expand(tasks, -1), held, copies)
 
 
 def _same(gradient: Tensor) -> Tensor:

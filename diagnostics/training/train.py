@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from diagnostics.chunks import tasks_that_fit
 from diagnostics.problem import Problem
 from diagnostics.rows import Data, row_norms
 from diagnostics.training.batches import batch, groups
 from diagnostics.training.checkpoint import NAME, read_checkpoint, write_checkpoint
 from diagnostics.training.evaluation import Evaluation, evaluate
 from diagnostics.training.floors import nearest_neighbour, transductive
+from diagnostics.training.loops import tasks_together
 from diagnostics.training.outer import clipped, moments_of, outer_optimizer, step_size, take
 from diagnostics.training.probe import probe
 from diagnostics.training.progress import Best, Progress
@@ -162,9 +162,6 @@ def _drawn(made: Parts, role: str):
 def _chunk(made: Parts, problem: Problem) -> int:
     """How many tasks go through a loop together."""
     recipe = made.recipe
-    if recipe.chunk:
-        return recipe.chunk
     tasks = max(recipe.tasks, recipe.validation_tasks, recipe.test_tasks)
     data = batch(problem, 1, recipe.seed, "probe", 0, recipe.device)
-    theta = start(made).double().unsqueeze(0).expand(tasks, -1)
-    return tasks_that_fit(problem, theta, data, copies=recipe.inner_steps if recipe.estimator == "unrolled" else 2)
+    return recipe.chunk or tasks_together(made, problem, start(made), data, tasks)
