@@ -83,12 +83,21 @@ class ImageData:
     splits: Mapping[str, range]  # split -> its classes
     named: bool = True  # whether the files name the classes; if not, two splits cannot be compared by class
 
+    def classes_of(self, split: str) -> range:
+        """The classes of a split; `ValueError` for one that is not there."""
+        if split not in self.splits and len(self.splits) == 1:
+            raise ValueError(
+                f"split: expected {next(iter(self.splits))!r}, the only one there is, found {split!r}; sort the classes "
+                "into folders train, validation and test, or list them in train.txt, val.txt and test.txt"
+            )
+        return self.splits[one_of("split", split, tuple(self.splits))]
+
     def split(self, name: str, read: Read | None = None) -> Split:
         """The split called `name`; `read` replaces the source's own (see `diagnostics.data.workers`).
 
         Raises `ValueError` for a split that is not there.
         """
-        classes = self.splits[one_of("split", name, tuple(self.splits))]
+        classes = self.classes_of(name)
         ends = np.concatenate([[0], np.cumsum(self.counts)])
         first, last = int(ends[classes.start]), int(ends[classes.stop])
         labels = np.repeat(np.arange(len(classes)), self.counts[classes.start : classes.stop])
@@ -97,7 +106,7 @@ class ImageData:
 
     def require(self, split: str, ways: int, shots: int, queries: int) -> None:
         """Refuse an episode that the split has too few classes or images for."""
-        classes = self.splits[one_of("split", split, tuple(self.splits))]
+        classes = self.classes_of(split)
         if ways > len(classes):
             raise BadData(
                 f"{split}: expected at least {ways} classes for an episode of {ways} ways, found {len(classes)}; "

@@ -67,8 +67,7 @@ def checked(
         raise ValueError(unknown("data set", expect, tuple(PUBLISHED)))
     digests, bad = _digests(data, read, report)
     if bad:
-        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-        raise BadData(f"{bad[0]}{more}, of {data.source.shape[0]} images")
+        raise BadData(f"{bad[0]}; {len(bad)} of {data.source.shape[0]} images cannot be read")
     found = described(data)
     if expect is not None:
         found.append(_counted(data, expect))

@@ -61,7 +61,7 @@ def sampled(
         with reading(found.source, workers) as read:
             return draw(found.split(split, read), tasks, ways, shots, queries, seed, side, moves)
 
-    one_of("split", split, tuple(found.splits))
+    found.classes_of(split)
     return Sampled(channels, side, drawn)
 
 
