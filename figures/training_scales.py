@@ -190,6 +190,13 @@ def difference_axis(panel: Axes, ends: np.ndarray) -> None:
         margin = max(0.08 * (high - low), 1e-9)
         panel.set_ylim(low - margin, high + margin)
         panel.yaxis.set_major_locator(FixedLocator(_round(low - margin, high + margin, 5)))
-    panel.yaxis.set_major_formatter(lambda value, _: f"{100 * value:+.3g}%" if abs(value) > 1e-12 else "0")
+    panel.yaxis.set_major_formatter(lambda value, _: _percent(value))
     panel.yaxis.set_minor_locator(NullLocator())
     panel.axhline(0.0, color=GREY, linewidth=0.9, zorder=1)
+
+
+def _percent(difference: float) -> str:
+    """`+1,000%`, `-2.5%`, `0`."""
+    if abs(difference) <= 1e-12:
+        return "0"
+    return f"{100 * difference:+,.0f}%" if abs(difference) >= 1 else f"{100 * difference:+.3g}%"
