@@ -87,8 +87,8 @@ class ImageData:
         """The classes of a split; `ValueError` for one that is not there."""
         if split not in self.splits and len(self.splits) == 1:
             raise ValueError(
-                f"split: expected {next(iter(self.splits))!r}, the only one there is, found {split!r}; sort the classes "
-                "into folders train, validation and test, or list them in train.txt, val.txt and test.txt"
+                f"split: expected {next(iter(self.splits))!r}, the only one there is, found {split!r}; sort the "
+                "classes into folders train, validation and test, or list them in train.txt, val.txt and test.txt"
             )
         return self.splits[one_of("split", split, tuple(self.splits))]
 

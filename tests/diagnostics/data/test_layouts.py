@@ -293,7 +293,7 @@ def test_an_episode_needs_classes_and_images(tmp_path: Path):
         data.require("all", 4, 1, 1)
     with pytest.raises(BadData, match=r"at least 3 images of each class \(1 shots and 2 queries\), found 2 of 'b'"):
         data.require("all", 2, 1, 2)
-    with pytest.raises(ValueError, match="split: expected 'all', the only one there is, found 'train'; sort the classes"):
+    with pytest.raises(ValueError, match="expected 'all', the only one there is, found 'train'; sort the classes"):
         data.split("train")
 
 
