@@ -189,9 +189,9 @@ def _over_steps(panel: Axes, case: Case, means: pd.DataFrame, kind: str) -> None
         floor = _mean_floor(case, name, kind)
         if name == UNTRAINED:
             floor = floor[floor["test_steps"].isin(counts)].sort_values("test_steps")
-            x, y = floor["test_steps"].to_numpy(dtype=float), floor[OF_MEANS].to_numpy(dtype=float)
-        else:
-            x, y = np.array(panel.get_xlim()), np.repeat(floor[OF_MEANS].to_numpy(dtype=float), 2)
+        x, y = floor["test_steps"].to_numpy(dtype=float), floor[OF_MEANS].to_numpy(dtype=float)
+        if len(y) == 1:  # one level, whatever the steps; and a line of one point is not seen
+            x, y = np.array(panel.get_xlim()), np.repeat(y, 2)
         if len(y):
             panel.plot(x, y, color=FLOOR_LOOKS[name].color, linestyle=FLOOR_DASHES[name], linewidth=0.9, zorder=2)
     lines = [np.asarray(line.get_ydata(), dtype=float) for line in panel.lines]

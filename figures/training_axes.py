@@ -71,8 +71,11 @@ def draw_floor(panel: Axes, case: Case, along: str, scale: Performance) -> None:
             continue
         rows = rows[rows["test_steps"].isin(case.steps)] if along == "inner_steps" else rows
         rows = rows.sort_values("test_steps")
-        panel.plot(rows["test_steps"], scale.place(rows[case.measure].to_numpy(float)), color=GREY, linewidth=0.8,
-                   linestyle=FLOOR_DASH, zorder=1)  # fmt: skip
+        heights = scale.place(rows[case.measure].to_numpy(float))
+        if len(heights) == 1:  # a line of one point is not seen
+            panel.axhline(heights[0], color=GREY, linewidth=0.8, linestyle=FLOOR_DASH, zorder=1)
+        else:
+            panel.plot(rows["test_steps"], heights, color=GREY, linewidth=0.8, linestyle=FLOOR_DASH, zorder=1)
 
 
 def line_handles(cases: Sequence[Case]) -> list[Artist]:

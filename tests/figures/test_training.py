@@ -167,6 +167,14 @@ def test_other_steps_at_test_have_a_panel_for_each_number_in_training() -> None:
         np.testing.assert_allclose(y_of(line(panel, "MAML")), [2.0, 1.0, 0.2, 0.05], rtol=1e-12)
 
 
+def test_a_floor_at_one_number_of_steps_is_a_level_across_the_panel() -> None:
+    table = training(ways=(MAML,), steps=(5,))
+    panel = titled(draw(table), "as many steps at test as in training")
+    floor = table[(table["estimator"] == "untrained") & (table["test_steps"] == 5)]["loss"].mean()
+    (level,) = [drawn for drawn in panel.lines if list(drawn.get_xdata()) == [0, 1]]
+    np.testing.assert_allclose(y_of(level), floor, rtol=1e-12)
+
+
 def test_curves_over_time_are_those_over_iterations_at_the_pace() -> None:
     table = training(ways=(MAML,), steps=(5,))
     figure = draw_curves(table)
