@@ -24,11 +24,13 @@ from figures.generalized_view import (
     Way,
     studied,
 )
-from figures.names import printable
+from figures.names import printable, problem_name
 from figures.page import Layout, Page, blank, page, say_instead
 from figures.section import Section, sections
 from figures.style import GREY, INK, dash
 from figures.style import drawing as style
+from figures.training_wording import with_half
+from figures.wording import aligned
 
 BASE, NOVEL = "base_accuracy", "novel_accuracy"
 SHOWN = (BASE, NOVEL, OF_MEANS)
@@ -64,6 +66,22 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
         values = [OF_MEANS, BASE, NOVEL, "harmonic_mean", "delta1", "delta2", "area", "bias"]
         tables.append(over_seeds(every.assign(gradient=names), by, values))
     return pd.concat(tables, ignore_index=True).rename(columns={"harmonic_mean": "mean_of_harmonics"})
+
+
+def told(frame: pd.DataFrame) -> tuple[str, ...]:
+    """The test with the steps of training and the bias tuned, and the floors, as a table of text."""
+    rows: list[tuple[str, ...]] = [("problem", "method", "inner steps", "harmonic mean", "base", "novel", "seeds")]
+    found = summary(frame)
+    for row in found[found["calibration"] == TUNED].to_dict("records") if len(found) else []:
+        floor, steps = row["gradient"] in FLOORS.values(), row["test_steps"]
+        if steps != row["inner_steps"] and not (floor and (np.isnan(steps) or steps in set(found["inner_steps"]))):
+            continue
+        base, novel, both = (
+            with_half(row[name], (row[f"{name}_high"] - row[f"{name}_low"]) / 2, percent=True) for name in SHOWN
+        )
+        count = "" if np.isnan(steps) else f"{steps:g}"
+        rows.append((problem_name(row["case"]), row["gradient"], count, both, base, novel, f"{row['seeds']}"))
+    return aligned(rows)
 
 
 def basis(frame: pd.DataFrame) -> str:
@@ -255,5 +273,6 @@ sections.register("generalized")(
         summary=summary,
         order=75,
         basis=basis,
+        told=told,
     )
 )

@@ -7,6 +7,7 @@ from analyses.seeds import over_seeds
 from figures.names import problem_name
 from figures.training_view import KEYS, Case, seeds_of, studied
 from figures.training_wording import with_half
+from figures.wording import aligned
 
 HEAD = ("problem", "method", "inner steps", "test", "less MAML", "seeds", "diverged")
 
@@ -64,10 +65,7 @@ def told(frame: pd.DataFrame) -> tuple[str, ...]:
                         f"{row['seeds']}", f"{row['diverged']:g}" if row["diverged"] else "",
                     )
                 )  # fmt: skip
-    if len(rows) == 1:
-        return ()
-    widths = [max(len(row[place]) for row in rows) for place in range(len(HEAD))]
-    return tuple("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return aligned(rows)
 
 
 def basis(frame: pd.DataFrame) -> str:

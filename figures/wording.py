@@ -96,3 +96,11 @@ def first(flags: Sequence[bool]) -> int | None:
     """The place of the first that holds and from which on all hold."""
     holding = np.logical_and.accumulate(np.asarray(flags, dtype=bool)[::-1])[::-1]
     return int(np.argmax(holding)) if holding.any() else None
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """A table's head and rows as lines of text, in columns; no line where there is a head alone."""
+    if len(rows) < 2:
+        return ()
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return tuple("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)

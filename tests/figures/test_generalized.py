@@ -10,7 +10,7 @@ import pytest
 from analyses.generalized_summary import OF_MEANS
 from analyses.table import tidy
 from figures.generalized import basis as basis_of
-from figures.generalized import draw, summary
+from figures.generalized import draw, summary, told
 from figures.generalized_verdicts import verdicts
 from figures.generalized_view import studied
 from tests.figures.test_sections import texts_outside
@@ -120,6 +120,7 @@ def test_draws_says_and_sums_up_whatever_is_there(sample: str) -> None:
         said = verdict.answer + verdict.sentence
         assert verdict.answer and verdict.sentence.endswith(".") and "nan" not in said.lower(), said
     assert {"case", "gradient"} <= set(summary(table).columns) and basis_of(table).endswith(".")
+    assert not any("nan" in line for line in told(table))
     assert table.equals(before)
 
 
@@ -240,6 +241,16 @@ def test_the_summary_has_every_mean_with_its_ends_once() -> None:
     one = trained[(trained["inner_steps"] == 1) & (trained["test_steps"] == 1) & (trained["calibration"] == "tuned")]
     assert one["base_accuracy"].item() == pytest.approx(0.6) and one["seeds"].item() == 3
     assert one["base_accuracy_high"].item() - 0.6 == pytest.approx(4.302653 * 0.1 / 3**0.5, rel=1e-6)
+
+
+def test_the_table_told_has_the_steps_of_training_and_the_floors() -> None:
+    head, *lines = told(made())
+    assert head.split("  ")[0] == "problem" and head.endswith("seeds")
+    maml = [line.split() for line in lines if line.split()[2] == "MAML"]
+    assert [line[3:] for line in maml] == [
+        [steps, "60%", "+-", "25%", "60%", "+-", "25%", "60%", "+-", "25%", "3"] for steps in ("1", "5")
+    ]
+    assert [sum(name in line for line in lines) for name in ("untrained", "neighbour", "nearest mean")] == [2, 1, 1]
 
 
 def test_a_missing_column_is_named() -> None:
