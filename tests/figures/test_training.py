@@ -171,7 +171,7 @@ def test_a_floor_at_one_number_of_steps_is_a_level_across_the_panel() -> None:
     table = training(ways=(MAML,), steps=(5,))
     panel = titled(draw(table), "as many steps at test as in training")
     floor = table[(table["estimator"] == "untrained") & (table["test_steps"] == 5)]["loss"].mean()
-    (level,) = [drawn for drawn in panel.lines if list(drawn.get_xdata()) == [0, 1]]
+    (level,) = [drawn for drawn in panel.lines if x_of(drawn).tolist() == [0, 1]]
     np.testing.assert_allclose(y_of(level), floor, rtol=1e-12)
 
 
