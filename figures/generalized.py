@@ -1,5 +1,7 @@
 """Base against novel accuracy after training with each gradient, and their harmonic mean over inner steps (Q5)."""
 
+import re
+
 import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
@@ -34,6 +36,7 @@ from figures.wording import aligned
 
 BASE, NOVEL = "base_accuracy", "novel_accuracy"
 SHOWN = (BASE, NOVEL, OF_MEANS)
+OF_TASKS = "mean_of_harmonics"
 ENDS = (f"{OF_MEANS}_low", f"{OF_MEANS}_high")
 APART = 3.2  # points between two lines that share their places
 HOLLOW_DASH = (0, (1, 1.2))
@@ -65,7 +68,8 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
         by = ["case", "gradient", "inner_steps", "test_steps", "calibration"]
         values = [OF_MEANS, BASE, NOVEL, "harmonic_mean", "delta1", "delta2", "area", "bias"]
         tables.append(over_seeds(every.assign(gradient=names), by, values))
-    return pd.concat(tables, ignore_index=True).rename(columns={"harmonic_mean": "mean_of_harmonics"})
+    # the column is each task's own harmonic mean; a mean of it is another number than H(mean base, mean novel)
+    return pd.concat(tables, ignore_index=True).rename(columns=lambda name: re.sub("^harmonic_mean", OF_TASKS, name))
 
 
 def told(frame: pd.DataFrame) -> tuple[str, ...]:

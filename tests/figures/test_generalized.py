@@ -241,6 +241,7 @@ def test_the_summary_has_every_mean_with_its_ends_once() -> None:
     one = trained[(trained["inner_steps"] == 1) & (trained["test_steps"] == 1) & (trained["calibration"] == "tuned")]
     assert one["base_accuracy"].item() == pytest.approx(0.6) and one["seeds"].item() == 3
     assert one["base_accuracy_high"].item() - 0.6 == pytest.approx(4.302653 * 0.1 / 3**0.5, rel=1e-6)
+    assert all(f"mean_of_harmonics{end}" in found for end in ("", "_low", "_high")) and "harmonic_mean_low" not in found
 
 
 def test_the_table_told_has_the_steps_of_training_and_the_floors() -> None:
