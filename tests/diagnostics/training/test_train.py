@@ -57,7 +57,7 @@ def test_glyphs_are_learnt_as_well_as_by_a_plain_maml() -> None:
     Not below the plain MAML's accuracy by more than half its own interval, at the same seeds; and it has learnt.
     """
     runs = [
-        Recipe("few_shot[width=8]", tasks=4, meta_lr=0.003, meta_iterations=200, validate_every=200, seed=seed,
+        Recipe("few_shot[width=8]", tasks=4, meta_lr=0.003, meta_iterations=300, validate_every=300, seed=seed,
                validation_tasks=1, test_steps=(5,), test_tasks=100)
         for seed in range(3)
     ]  # fmt: skip
