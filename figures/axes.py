@@ -126,6 +126,17 @@ def count_axis(panel: Axes, counts: Sequence[float], label: str) -> None:
     panel.xaxis.set_minor_locator(NullLocator())
 
 
+def line_or_level(
+    panel: Axes, x: np.ndarray, y: np.ndarray, dash: str | tuple[float, tuple[float, ...]], *,
+    color: str, linewidth: float, zorder: float,
+) -> None:  # fmt: skip
+    """A line through the points; of one alone, which a line would not show, a level across the panel."""
+    if len(y) == 1:
+        panel.axhline(float(y[0]), color=color, linestyle=dash, linewidth=linewidth, zorder=zorder)
+    elif len(y):
+        panel.plot(x, y, color=color, linestyle=dash, linewidth=linewidth, zorder=zorder)
+
+
 def _figure_width(panel: Axes) -> float:
     figure = panel.get_figure(root=True)
     assert figure is not None, "a panel belongs to a figure"

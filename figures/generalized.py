@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
 from analyses.generalized_summary import OF_MEANS, over_seeds
-from figures.axes import count_axis
+from figures.axes import count_axis, line_or_level
 from figures.generalized_verdicts import verdicts
 from figures.generalized_view import (
     COLUMNS,
@@ -212,10 +212,7 @@ def _over_steps(panel: Axes, case: Case, means: pd.DataFrame, kind: str) -> None
         if name == UNTRAINED:
             floor = floor[floor["test_steps"].isin(counts)].sort_values("test_steps")
         x, y = floor["test_steps"].to_numpy(dtype=float), floor[OF_MEANS].to_numpy(dtype=float)
-        if len(y) == 1:  # one level, whatever the steps; and a line of one point is not seen
-            x, y = np.array(panel.get_xlim()), np.repeat(y, 2)
-        if len(y):
-            panel.plot(x, y, color=FLOOR_LOOKS[name].color, linestyle=FLOOR_DASHES[name], linewidth=0.9, zorder=2)
+        line_or_level(panel, x, y, FLOOR_DASHES[name], color=FLOOR_LOOKS[name].color, linewidth=0.9, zorder=2)
     lines = [np.asarray(line.get_ydata(), dtype=float) for line in panel.lines]
     drawn = np.concatenate([*lines, means[list(ENDS)].to_numpy(dtype=float).ravel()])
     highest = drawn[np.isfinite(drawn)].max(initial=0.0)

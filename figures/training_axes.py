@@ -8,6 +8,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from figures.axes import line_or_level
 from figures.names import printable
 from figures.style import GREY
 from figures.training_lines import Line
@@ -71,11 +72,8 @@ def draw_floor(panel: Axes, case: Case, along: str, scale: Performance) -> None:
             continue
         rows = rows[rows["test_steps"].isin(case.steps)] if along == "inner_steps" else rows
         rows = rows.sort_values("test_steps")
-        heights = scale.place(rows[case.measure].to_numpy(float))
-        if len(heights) == 1:  # a line of one point is not seen
-            panel.axhline(heights[0], color=GREY, linewidth=0.8, linestyle=FLOOR_DASH, zorder=1)
-        else:
-            panel.plot(rows["test_steps"], heights, color=GREY, linewidth=0.8, linestyle=FLOOR_DASH, zorder=1)
+        x, heights = rows["test_steps"].to_numpy(float), scale.place(rows[case.measure].to_numpy(float))
+        line_or_level(panel, x, heights, FLOOR_DASH, color=GREY, linewidth=0.8, zorder=1)
 
 
 def line_handles(cases: Sequence[Case]) -> list[Artist]:
