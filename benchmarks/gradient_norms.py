@@ -34,9 +34,8 @@ def main() -> None:
     paths = [found for name in sys.argv[1:] for found in sorted(Path(name).rglob("checkpoint.npz"))]
     if not paths:
         sys.exit("gradient_norms: expected folders with a checkpoint.npz of training, found none")
-    table = pd.DataFrame([norms_of(path) for path in paths])
-    means = table.groupby(BY, sort=False).mean().assign(seeds=table.groupby(BY, sort=False).size())
-    print(means.sort_index().reset_index().to_csv(index=False, float_format="%.4g"), end="")
+    settings = pd.DataFrame([norms_of(path) for path in paths]).groupby(BY)
+    settings.mean().assign(seeds=settings.size()).to_csv(sys.stdout, float_format="%.4g")
 
 
 if __name__ == "__main__":
